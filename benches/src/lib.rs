@@ -1,0 +1,1 @@
+//! Benches of the data path: `cargo bench -p ringback-benches`.

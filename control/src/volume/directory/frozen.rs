@@ -1,0 +1,131 @@
+//! A volume's content held still for a backup: a reflink where the filesystem has it.
+
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use async_trait::async_trait;
+
+use super::{
+    blocking,
+    group::{Group, is_without_reflink},
+    layout::{self, Entry, Part},
+    space,
+};
+use crate::{
+    names::VolumeName,
+    volume::{BackupSnapshot, Error, Frozen, Hold, ioctl},
+};
+
+/// A file in `temporary` that goes away with its backup.
+#[derive(Debug)]
+struct TemporaryImage {
+    path: PathBuf,
+    removed: bool,
+    /// Keeps the folder ours until the file is gone.
+    _group: Arc<Group>,
+}
+
+/// Takes the snapshot, or makes the place for a copy. To be called in turn.
+pub(super) fn freeze(group: &Arc<Group>, name: &VolumeName) -> Result<BackupSnapshot, Error> {
+    let volume = group.find(name)?;
+    let temporary = TemporaryImage::create(group)?;
+    group.flush(&volume)?;
+    let created_at = SystemTime::now();
+    match reflink(&volume.image, &temporary.path) {
+        Ok(()) => Ok(snapshot(group, &volume, temporary, created_at)?),
+        Err(error) if is_without_reflink(&error) => copy(group, &volume, temporary, created_at),
+        Err(error) => Err(Error::io("snapshot", &volume.image)(error)),
+    }
+}
+
+fn snapshot(
+    group: &Group,
+    volume: &Entry,
+    temporary: TemporaryImage,
+    created_at: SystemTime,
+) -> Result<BackupSnapshot, Error> {
+    let frozen = Frozen::Snapshot(temporary.path.clone());
+    let size_bytes = volume.metadata.len();
+    let mut snapshot = BackupSnapshot::new(frozen, size_bytes, created_at, Box::new(temporary));
+    let free_bytes = group.free()?.free_bytes;
+    let shared_bytes = space::allocated_bytes(&volume.metadata);
+    if free_bytes < shared_bytes {
+        snapshot.warning = Some(format!(
+            "while the backup runs, overwriting volume {} takes new room: up to {shared_bytes} \
+             bytes, and {free_bytes} are free in {}",
+            volume.name,
+            group.layout.root().display(),
+        ));
+    }
+    Ok(snapshot)
+}
+
+fn copy(
+    group: &Group,
+    volume: &Entry,
+    temporary: TemporaryImage,
+    created_at: SystemTime,
+) -> Result<BackupSnapshot, Error> {
+    group.require_free(space::allocated_bytes(&volume.metadata))?;
+    let size_bytes = volume.metadata.len();
+    temporary.set_size(size_bytes)?;
+    let frozen = Frozen::NeedsCopy {
+        from: volume.image.clone(),
+        to: temporary.path.clone(),
+    };
+    let mut snapshot = BackupSnapshot::new(frozen, size_bytes, created_at, Box::new(temporary));
+    snapshot.warning = Some(format!(
+        "the filesystem of {} has no reflinks, so volume {} is copied while it can be written to: \
+         the backup is consistent only if nothing writes to it meanwhile",
+        group.layout.root().display(),
+        volume.name,
+    ));
+    Ok(snapshot)
+}
+
+fn reflink(from: &Path, to: &Path) -> io::Result<()> {
+    let to = File::options().write(true).open(to)?;
+    ioctl::reflink(&File::open(from)?, &to)
+}
+
+impl TemporaryImage {
+    fn create(group: &Arc<Group>) -> Result<TemporaryImage, Error> {
+        let path = group.layout.random(Part::Temporary)?;
+        layout::create_image(&path, 0)?;
+        Ok(TemporaryImage {
+            path,
+            removed: false,
+            _group: Arc::clone(group),
+        })
+    }
+
+    fn set_size(&self, size_bytes: u64) -> Result<(), Error> {
+        let file = File::options().write(true).open(&self.path);
+        file.and_then(|file| file.set_len(size_bytes))
+            .map_err(Error::io("resize", &self.path))
+    }
+}
+
+#[async_trait]
+impl Hold for TemporaryImage {
+    async fn release(mut self: Box<Self>) -> Result<(), Error> {
+        blocking(move || {
+            self.removed = true;
+            layout::delete(&self.path)
+        })
+        .await
+    }
+}
+
+impl Drop for TemporaryImage {
+    fn drop(&mut self) {
+        if !self.removed {
+            super::delete_aside(self.path.clone());
+        }
+    }
+}

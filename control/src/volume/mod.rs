@@ -1,0 +1,281 @@
+//! Volume groups: where volumes live, and what can be done to them.
+//!
+//! [`VolumeGroup`] is all that the daemon knows of a group. It owns the volumes' life cycle and
+//! their room; it does not own their content (the data path reads and writes that through the
+//! paths handed out here), nor device classes and their spare room. Its ordering rule: a volume is
+//! listed under its name only once its content can be read correctly, also after `kill -9`.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use async_trait::async_trait;
+
+use crate::names::{Tag, VolumeName};
+
+pub mod directory;
+mod ioctl;
+mod loopdev;
+
+pub use directory::Directory;
+pub use loopdev::Attach;
+
+/// A place that holds volumes and gives them room.
+///
+/// Calls that change the group are serialised by it. A caller that goes away while one runs does
+/// not stop it half-way: it runs to its end, or has not begun.
+#[async_trait]
+pub trait VolumeGroup: Send + Sync + 'static {
+    /// The published volumes, ordered by name.
+    async fn list(&self) -> Result<Vec<Volume>, Error>;
+
+    /// The published volume of this name.
+    async fn get(&self, name: &VolumeName) -> Result<Option<Volume>, Error>;
+
+    /// Makes a volume that reads as zeros.
+    async fn create(&self, new: NewVolume) -> Result<Volume, Error>;
+
+    /// Makes a volume that has no name yet, and reserves its name until the handle is gone.
+    async fn create_pending(&self, new: NewVolume) -> Result<Box<dyn PendingVolume>, Error>;
+
+    /// Removes a volume and gives its room back; refused while something uses the volume.
+    async fn remove(&self, name: &VolumeName) -> Result<(), Error>;
+
+    /// Grows a volume; its present size is granted as well, a smaller one is not.
+    async fn resize(&self, name: &VolumeName, size_bytes: u64) -> Result<Volume, Error>;
+
+    /// Makes a volume that begins as another one's content of this moment.
+    async fn snapshot(&self, new: NewSnapshot) -> Result<Volume, Error>;
+
+    /// Holds a volume's content of this moment still, for a backup to read.
+    async fn freeze_for_backup(&self, name: &VolumeName) -> Result<BackupSnapshot, Error>;
+
+    /// The room that is neither used by nor promised to a volume.
+    async fn free(&self) -> Result<FreeSpace, Error>;
+}
+
+/// A volume under restore: it has a place to write to, and no name until it is published.
+///
+/// Dropping it is [`PendingVolume::discard`] without waiting. What a killed daemon left of one is
+/// swept when the group is opened again.
+#[async_trait]
+pub trait PendingVolume: fmt::Debug + Send + Sync {
+    /// What to write to: all zeros at first.
+    fn path(&self) -> &Path;
+
+    /// How many bytes there are to write.
+    fn size_bytes(&self) -> u64;
+
+    /// Makes the content durable and gives the volume its name, in one step that cannot be seen
+    /// half done. When it fails, nothing is left of the volume.
+    async fn publish(self: Box<Self>) -> Result<Volume, Error>;
+
+    /// Removes it and frees its name.
+    async fn discard(self: Box<Self>) -> Result<(), Error>;
+}
+
+/// A published volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Its name, unique in the group.
+    pub name: VolumeName,
+    /// What tells it from an earlier or later volume of the same name.
+    pub identity: String,
+    /// Its size, a multiple of 4096.
+    pub size_bytes: u64,
+    /// Major and minor number of its block device; 0:0 while it has none.
+    pub device: (u32, u32),
+    /// Its tags, in the order given.
+    pub tags: Vec<String>,
+    /// What to open for its content: a block device or an image file.
+    pub path: PathBuf,
+    /// Its attributes, as `lvs` prints them.
+    pub attr: String,
+}
+
+/// A volume to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewVolume {
+    /// Its name.
+    pub name: VolumeName,
+    /// Its least size; the group rounds up to what it can make.
+    pub size_bytes: u64,
+    /// Its tags.
+    pub tags: Vec<Tag>,
+    /// How to lay it out, where the group has a choice.
+    pub layout: LayoutOptions,
+}
+
+/// How to lay a volume out over a group's disks. A group without that choice ignores it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LayoutOptions {
+    /// Over how many physical volumes to stripe.
+    pub stripes: Option<u32>,
+    /// The stripe size, in `lvcreate`'s words.
+    pub stripe_size: Option<String>,
+    /// Further arguments of `lvcreate`.
+    pub lvcreate_options: Vec<String>,
+}
+
+/// A volume to make from another one's content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewSnapshot {
+    /// Its name.
+    pub name: VolumeName,
+    /// The volume whose content it begins as.
+    pub source: VolumeName,
+    /// Its least size, at least the source's.
+    pub size_bytes: u64,
+    /// Its tags.
+    pub tags: Vec<Tag>,
+    /// Whether it can be written to.
+    pub writable: bool,
+}
+
+/// A group's room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FreeSpace {
+    /// What new volumes and growth may take.
+    pub free_bytes: u64,
+    /// The size of the group.
+    pub size_bytes: u64,
+}
+
+/// A volume's content held still for one backup.
+///
+/// Dropping it is [`BackupSnapshot::release`] without waiting.
+#[derive(Debug)]
+pub struct BackupSnapshot {
+    /// Where the content is, or how to get it there.
+    pub frozen: Frozen,
+    /// How many bytes there are to read.
+    pub size_bytes: u64,
+    /// What the operator should know about this backup.
+    pub warning: Option<String>,
+    /// The moment whose content it is.
+    pub created_at: SystemTime,
+    hold: Box<dyn Hold>,
+}
+
+/// Where the content of a [`BackupSnapshot`] is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frozen {
+    /// It can be read here.
+    Snapshot(PathBuf),
+    /// The group cannot snapshot: the data path is to copy `from` to `to` and then to read `to`,
+    /// which is as large as `from` and all zeros at first.
+    NeedsCopy {
+        /// The volume itself.
+        from: PathBuf,
+        /// An empty file that goes away with the [`BackupSnapshot`].
+        to: PathBuf,
+    },
+}
+
+/// What a group keeps for a [`BackupSnapshot`]. Its `Drop` releases as well, without waiting.
+#[async_trait]
+pub trait Hold: fmt::Debug + Send + Sync {
+    /// Removes what was kept.
+    async fn release(self: Box<Self>) -> Result<(), Error>;
+}
+
+impl BackupSnapshot {
+    /// A snapshot without a warning, taken at `created_at`, that lasts as long as `hold`.
+    pub fn new(
+        frozen: Frozen,
+        size_bytes: u64,
+        created_at: SystemTime,
+        hold: Box<dyn Hold>,
+    ) -> BackupSnapshot {
+        BackupSnapshot {
+            frozen,
+            size_bytes,
+            warning: None,
+            created_at,
+            hold,
+        }
+    }
+
+    /// Removes the snapshot and waits until its room is free again.
+    pub async fn release(self) -> Result<(), Error> {
+        self.hold.release().await
+    }
+}
+
+/// Why a volume group did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No published volume has this name.
+    #[error("there is no volume {0}")]
+    NotFound(VolumeName),
+
+    /// A volume, published or pending, has this name.
+    #[error("there is already a volume {0}")]
+    AlreadyExists(VolumeName),
+
+    /// The group has not enough room.
+    #[error("{needed_bytes} bytes are needed and {free_bytes} are free")]
+    NoSpace {
+        /// What the call needs.
+        needed_bytes: u64,
+        /// What there is.
+        free_bytes: u64,
+    },
+
+    /// The group cannot do this, whatever its state; the sentence says why.
+    #[error("{0}")]
+    Unsupported(String),
+
+    /// Something has the volume's device open; nothing was changed.
+    #[error("volume {0} is in use: its device is mounted or held open")]
+    InUse(VolumeName),
+
+    /// Another daemon owns the group.
+    #[error("{group} is already served by another ringback")]
+    Owned {
+        /// The group.
+        group: String,
+    },
+
+    /// The group is not there (any more).
+    #[error("volume group {group} is not available: {reason}")]
+    Unavailable {
+        /// The group.
+        group: String,
+        /// What is missing.
+        reason: String,
+    },
+
+    /// What the group recorded about a volume cannot be read.
+    #[error("{path} does not describe a volume: {source}")]
+    Damaged {
+        /// The record.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+
+    /// The system refused an operation.
+    #[error("cannot {what} {path}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// For `map_err`: what was being done to `path`.
+    fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+        move |source| Error::Io {
+            what,
+            path: path.to_owned(),
+            source,
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Copies a volume to another, holes left out: the snapshot of those who have no better one.
+
+use std::{path::Path, sync::Arc};
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::{
+    arena::Arena,
+    chunk::is_zero,
+    device::{self, Extent},
+    error::Error,
+    progress::Progress,
+    ring::BlockQueue,
+    settings::Settings,
+};
+
+/// Bytes per read and write: large enough that no device gains from more.
+const STEP_BYTES: usize = 1 << 20;
+/// Buffers, and steps in flight.
+const DEPTH: usize = 8;
+
+/// Copies all data of `from` to `to`, which must read as zeros and be at least as large.
+///
+/// Reads and writes pass the page cache by and go through io_uring like a backup's.
+pub async fn run(
+    from: &Path,
+    to: &Path,
+    settings: &Settings,
+    progress: &Arc<Progress>,
+) -> Result<(), Error> {
+    let source = device::open_for_read(from, settings.direct)?;
+    let target = device::open_for_write(to)?;
+    if target.size_bytes < source.size_bytes {
+        return Err(Error::TooSmall {
+            volume_bytes: target.size_bytes,
+            backup_bytes: source.size_bytes,
+        });
+    }
+    let steps = steps(&source.data_extents()?);
+    let failed = |source| Error::System {
+        what: "prepare to copy the volume",
+        source,
+    };
+    let arena = Arena::new(DEPTH, STEP_BYTES).map_err(failed)?;
+    let reader = BlockQueue::open(source.file, &arena, settings.engine, DEPTH).map_err(failed)?;
+    let writer = BlockQueue::open(target.file, &arena, settings.engine, DEPTH).map_err(failed)?;
+    stream::iter(steps)
+        .map(|step| copy_step(step, &arena, &reader, &writer, progress))
+        .buffer_unordered(DEPTH)
+        .try_collect::<()>()
+        .await?;
+    writer.flush().await.map_err(|source| Error::System {
+        what: "flush the copy",
+        source,
+    })
+}
+
+async fn copy_step(
+    step: Extent,
+    arena: &Arena,
+    reader: &BlockQueue,
+    writer: &BlockQueue,
+    progress: &Progress,
+) -> Result<(), Error> {
+    let offset = step.start;
+    let io = |what| {
+        move |source| Error::Io {
+            what,
+            offset,
+            source,
+        }
+    };
+    let len = usize::try_from(step.end - step.start).expect("at most a step");
+    let slot = arena.acquire().await;
+    let slot = reader.read(slot, offset, len).await.map_err(io("read"))?;
+    progress.add_volume_io(len as u64);
+    if !is_zero(&slot[..len]) {
+        writer.write(slot, offset, len).await.map_err(io("write"))?;
+    }
+    Ok(())
+}
+
+/// Extents in pieces that begin at multiples of a step.
+fn steps(extents: &[Extent]) -> Vec<Extent> {
+    let step = STEP_BYTES as u64;
+    let mut steps: Vec<Extent> = Vec::new();
+    for extent in extents {
+        // Filesystem blocks may be smaller than ours: begin at a multiple, but never before the
+        // end of the piece before.
+        let mut start = extent.start / device::BLOCK_BYTES * device::BLOCK_BYTES;
+        start = start.max(steps.last().map_or(0, |last| last.end));
+        while start < extent.end {
+            let end = ((start / step + 1) * step).min(extent.end);
+            steps.push(Extent { start, end });
+            start = end;
+        }
+    }
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, os::unix::fs::FileExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_copy_has_the_same_bytes_and_keeps_holes() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let (from, to) = (directory.path().join("from"), directory.path().join("to"));
+        let bytes = (64 << 20) + 4096;
+        for path in [&from, &to] {
+            File::create_new(path)
+                .and_then(|file| file.set_len(bytes))
+                .expect("create");
+        }
+        let source = File::options().write(true).open(&from).expect("open");
+        for (offset, len) in [(0u64, 5000usize), (10 << 20, 3 << 20), (64 << 20, 4096)] {
+            let data: Vec<u8> = (0..len).map(|at| (at % 251) as u8 + 1).collect();
+            source.write_all_at(&data, offset).expect("write");
+        }
+        let progress = Arc::default();
+        run(&from, &to, &Settings::default(), &progress)
+            .await
+            .expect("copy");
+        assert!(std::fs::read(&from).expect("read") == std::fs::read(&to).expect("read"));
+        assert!(progress.volume_io_bytes() < 8 << 20);
+        let blocks = std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(&to).expect("stat"));
+        assert!(blocks * 512 < 8 << 20, "{blocks}");
+    }
+}

@@ -1,0 +1,157 @@
+//! What can go wrong at the crate's edge, in few kinds, each of which tells the caller what to do
+//! next.
+
+use std::io;
+
+use crate::{device::DeviceError, format::FormatError, store::StoreError};
+
+/// What a caller can do about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// Name something that exists.
+    NotFound,
+    /// Choose another name.
+    NameTaken,
+    /// Bring other credentials or another key.
+    Denied,
+    /// Try again later.
+    Unavailable,
+    /// The data is gone or changed; use another backup, or repair.
+    Damaged,
+    /// Make the volume larger.
+    TooSmall,
+    /// Use another version, store or way.
+    Unsupported,
+    /// Look at this host: its disks, its kernel.
+    Local,
+}
+
+/// A failure of a backup, a restore or a look into a repository.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An object is not what it should be.
+    #[error("the object {object} of {repository} {source}")]
+    Object {
+        /// Its name in the repository.
+        object: String,
+        /// The repository.
+        repository: String,
+        /// What is wrong with it.
+        source: FormatError,
+    },
+    /// An object that must be there is missing.
+    #[error("the object {object} of {repository} is missing: {why}")]
+    Missing {
+        /// Its name in the repository.
+        object: String,
+        /// The repository.
+        repository: String,
+        /// Why it must be there.
+        why: String,
+    },
+    /// A chunk of a backup cannot be read.
+    #[error(
+        "backup {backup:?} of volume {volume:?} is damaged at byte {offset}: object {object} {reason}"
+    )]
+    Chunk {
+        /// The backup.
+        backup: String,
+        /// Its volume.
+        volume: String,
+        /// Where in the volume.
+        offset: u64,
+        /// The pack.
+        object: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There is no repository at this place.
+    #[error("there is no repository in {repository}")]
+    NoRepository {
+        /// The place.
+        repository: String,
+    },
+    /// There is no such backup.
+    #[error("there is no backup {backup:?} in {repository}")]
+    NoBackup {
+        /// Its name.
+        backup: String,
+        /// The repository.
+        repository: String,
+    },
+    /// The name belongs to another backup.
+    #[error("the name {backup:?} in {repository} is taken by a backup of {by}")]
+    NameTaken {
+        /// The name.
+        backup: String,
+        /// The repository.
+        repository: String,
+        /// What the other backup holds.
+        by: String,
+    },
+    /// The volume cannot hold the backup.
+    #[error("the volume has {volume_bytes} bytes, the backup {backup_bytes}; it must be as large")]
+    TooSmall {
+        /// The volume's size.
+        volume_bytes: u64,
+        /// The backup's size.
+        backup_bytes: u64,
+    },
+    /// The store cannot be used for repositories.
+    #[error("{store} cannot hold a repository: {reason}")]
+    UnsuitableStore {
+        /// Which.
+        store: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A volume cannot be opened or inspected.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// Reading or writing a volume failed.
+    #[error("cannot {what} byte {offset} of the volume: {source}")]
+    Io {
+        /// `read` or `write`.
+        what: &'static str,
+        /// Where.
+        offset: u64,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Buffers, threads or a flush failed.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// What the caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Store(error) => match error {
+                StoreError::NotFound { .. } => ErrorKind::Damaged,
+                StoreError::NoBucket { .. } => ErrorKind::NotFound,
+                StoreError::Denied { .. } => ErrorKind::Denied,
+                StoreError::Unreachable { .. } => ErrorKind::Unavailable,
+                StoreError::Refused { .. } => ErrorKind::Unsupported,
+            },
+            Self::Object { source, .. } => match source {
+                FormatError::Foreign | FormatError::Newer { .. } => ErrorKind::Unsupported,
+                FormatError::Misplaced(_) | FormatError::Damaged(_) => ErrorKind::Damaged,
+            },
+            Self::Missing { .. } | Self::Chunk { .. } => ErrorKind::Damaged,
+            Self::NoRepository { .. } | Self::NoBackup { .. } => ErrorKind::NotFound,
+            Self::NameTaken { .. } => ErrorKind::NameTaken,
+            Self::TooSmall { .. } => ErrorKind::TooSmall,
+            Self::UnsuitableStore { .. } => ErrorKind::Unsupported,
+            Self::Device(_) | Self::Io { .. } | Self::System { .. } => ErrorKind::Local,
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Names of the objects of a repository.
+
+use std::fmt;
+
+use super::FormatError;
+
+/// What kind of object a name or a header stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ObjectKind {
+    /// `repository`.
+    Repository = 1,
+    /// `data/SESSION/SEQUENCE-RANDOM`: a pack of chunks.
+    DataPack = 3,
+    /// `tree/SESSION/SEQUENCE-RANDOM`: a pack of tree nodes and roots.
+    TreePack = 4,
+    /// `index/SESSION/SEQUENCE-RANDOM`: an index segment.
+    IndexSegment = 5,
+    /// `refs/ID`.
+    RefSet = 6,
+    /// `log/SLOT`.
+    LogEntry = 7,
+}
+
+/// Name of the write-once object that makes a prefix a repository.
+pub const REPOSITORY: &str = "repository";
+/// Below it lie the log's entries.
+pub const LOG: &str = "log/";
+/// Below it lie the log's checkpoints.
+pub const CHECKPOINT: &str = "checkpoint/";
+
+/// 64 random bits: the objects of one run of a writer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub [u8; 8]);
+
+/// Bytes of a [`PackName`] as it is stored.
+pub const PACK_NAME_BYTES: usize = 24;
+
+/// Name of a pack or an index segment: session, sequence number in it, and random bits, so that
+/// a name is never used twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PackName([u8; PACK_NAME_BYTES]);
+
+impl SessionId {
+    /// A new one.
+    pub fn random() -> Self {
+        Self(random())
+    }
+}
+
+impl PackName {
+    /// A new name in `session`.
+    pub fn random(session: SessionId, sequence: u32) -> Self {
+        let mut bytes = [0; PACK_NAME_BYTES];
+        bytes[..8].copy_from_slice(&session.0);
+        bytes[8..12].copy_from_slice(&sequence.to_be_bytes());
+        bytes[12..].copy_from_slice(&random::<12>());
+        Self(bytes)
+    }
+
+    /// Reads a stored name.
+    pub fn from_slice(bytes: &[u8]) -> Result<Self, FormatError> {
+        bytes
+            .try_into()
+            .map(Self)
+            .map_err(|_| FormatError::Damaged("a pack's name is not 24 bytes"))
+    }
+
+    /// The stored form.
+    pub fn as_bytes(&self) -> &[u8; PACK_NAME_BYTES] {
+        &self.0
+    }
+
+    /// The object's name in the repository, below the folder of its kind.
+    pub fn object(&self, kind: ObjectKind) -> String {
+        let folder = match kind {
+            ObjectKind::DataPack => "data",
+            ObjectKind::TreePack => "tree",
+            ObjectKind::IndexSegment => "index",
+            ObjectKind::Repository | ObjectKind::RefSet | ObjectKind::LogEntry => {
+                unreachable!("only packs and segments have such names")
+            }
+        };
+        format!(
+            "{folder}/{}/{}-{}",
+            hex::encode(&self.0[..8]),
+            hex::encode(&self.0[8..12]),
+            hex::encode(&self.0[12..]),
+        )
+    }
+}
+
+impl fmt::Debug for PackName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+/// Cuts a table of names into its items.
+pub(crate) fn pack_table(bytes: &[u8]) -> Result<Vec<PackName>, FormatError> {
+    let (names, rest) = bytes.as_chunks::<PACK_NAME_BYTES>();
+    if !rest.is_empty() {
+        return Err(FormatError::Damaged("a table of names ends inside a name"));
+    }
+    Ok(names.iter().copied().map(PackName).collect())
+}
+
+/// Joins names into a table.
+pub(crate) fn join_names<'a>(names: impl IntoIterator<Item = &'a PackName>) -> bytes::Bytes {
+    let table: Vec<u8> = names.into_iter().flat_map(|name| name.0).collect();
+    table.into()
+}
+
+/// Name of a ref set.
+pub fn ref_set_object(id: &[u8; 16]) -> String {
+    format!("refs/{}", hex::encode(id))
+}
+
+/// A position in the log; the first entry lies in slot 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(pub u64);
+
+impl Slot {
+    /// Name of the entry's object. Sixteen digits, so that names sort as slots do.
+    pub fn object(self) -> String {
+        format!("{LOG}{:016x}", self.0)
+    }
+
+    /// The slot that an object's name below [`LOG`] stands for.
+    pub fn parse(digits: &str) -> Option<Self> {
+        let is_digit = |c: u8| matches!(c, b'0'..=b'9' | b'a'..=b'f');
+        let canonical = digits.len() == 16 && digits.bytes().all(is_digit);
+        canonical
+            .then(|| u64::from_str_radix(digits, 16).ok())
+            .flatten()
+            .map(Self)
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Random bytes from the system.
+///
+/// # Panics
+/// When the system has none to give; Linux always has once it is up.
+pub(crate) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the system gives random bytes");
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pack_name_survives_its_stored_form_and_sorts_by_sequence() {
+        let session = SessionId([0xab; 8]);
+        let (first, second) = (PackName::random(session, 1), PackName::random(session, 2));
+        assert!(first < second);
+        assert_eq!(PackName::from_slice(first.as_bytes()), Ok(first));
+        let object = first.object(ObjectKind::DataPack);
+        assert!(
+            object.starts_with("data/abababababababab/00000001-"),
+            "{object}"
+        );
+        assert_eq!(object.len(), "data/".len() + 16 + 1 + 8 + 1 + 24);
+        assert!(PackName::from_slice(&[0; 23]).is_err());
+    }
+
+    #[test]
+    fn slots_sort_as_their_names_do_and_only_canonical_names_are_slots() {
+        assert!(Slot(9).object() < Slot(10).object());
+        assert!(Slot(15).object() < Slot(16).object());
+        assert_eq!(Slot::parse("00000000000000ff"), Some(Slot(255)));
+        for odd in [
+            "ff",
+            "00000000000000FF",
+            "+0000000000000ff",
+            "000000000000000g",
+        ] {
+            assert_eq!(Slot::parse(odd), None, "{odd}");
+        }
+    }
+}

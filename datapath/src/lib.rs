@@ -1,0 +1,32 @@
+//! Volumes to an S3 repository and back.
+//!
+//! A backup ([`backup::run`]): snapshot, extents to read ([`device`]), ring reader ([`ring`],
+//! [`reader`]), hash ([`chunk`]), dedupe ([`index`]), pack and parallel parts ([`packer`]), tree
+//! ([`tree`]), ref set ([`refs`]), commit ([`log`]).
+//!
+//! A restore ([`restore::run`]): tree, plan ([`ranges`]), parallel ranged GETs, verify, ring
+//! writer, flush.
+//!
+//! What lies in the store is in [`format`]; how it gets there in [`store`] and [`repository`].
+//! This crate knows nothing of gRPC, YAML or LVM.
+
+pub mod arena;
+pub mod backup;
+pub mod chunk;
+pub mod copy;
+pub mod device;
+pub mod error;
+pub mod format;
+pub mod index;
+pub mod log;
+pub mod packer;
+pub mod progress;
+pub mod ranges;
+pub mod reader;
+pub mod refs;
+pub mod repository;
+pub mod restore;
+pub mod ring;
+pub mod settings;
+pub mod store;
+pub mod tree;

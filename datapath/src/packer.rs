@@ -1,0 +1,363 @@
+//! Records to packs to the store: parts go up while later records are still being read.
+//!
+//! A pack that fits into one part is a plain PUT; a larger one is a multipart upload with one
+//! fixed part size. The buffers of a part go home when the store has acknowledged it; that is
+//! what bounds the memory in use.
+//!
+//! Ordering rule: a pack is handed out as finished only when the store has all of it.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use bytes::Bytes;
+use ringback_proto::repository::PackFooter;
+use tokio::{
+    sync::mpsc,
+    task::{JoinError, JoinSet},
+};
+
+use crate::{
+    error::Error,
+    format::{
+        name::{ObjectKind, PackName, SessionId},
+        pack::{Layout, Place},
+    },
+    repository::Repository,
+    store::{ObjectStore, Payload, StoreError, Upload},
+};
+
+/// Sizes of packs and parts.
+#[derive(Debug, Clone, Copy)]
+pub struct PackSizes {
+    /// A pack is ended before it would pass this.
+    pub pack_bytes: u32,
+    /// All parts but a pack's last are of this size.
+    pub part_bytes: u32,
+}
+
+/// Writes packs of one kind.
+pub struct PackWriter {
+    repository: Repository,
+    session: SessionId,
+    kind: ObjectKind,
+    sizes: PackSizes,
+    sequence: u32,
+    open: Option<OpenPack>,
+    uploads: JoinSet<Result<FinishedPack, Error>>,
+    finished: Vec<FinishedPack>,
+}
+
+/// A pack that the store has whole.
+pub struct FinishedPack {
+    /// Its name.
+    pub name: PackName,
+    /// What lies in it.
+    pub footer: PackFooter,
+}
+
+struct OpenPack {
+    layout: Layout,
+    part: PartBuffer,
+    parts: mpsc::Sender<Part>,
+}
+
+enum Part {
+    Full(Payload),
+    Last(Payload, PackName, PackFooter),
+}
+
+impl PackWriter {
+    /// A writer of packs of `kind` below `session`.
+    pub fn new(
+        repository: &Repository,
+        session: SessionId,
+        kind: ObjectKind,
+        sizes: PackSizes,
+    ) -> Self {
+        Self {
+            repository: repository.clone(),
+            session,
+            kind,
+            sizes,
+            sequence: 0,
+            open: None,
+            uploads: JoinSet::new(),
+            finished: Vec::new(),
+        }
+    }
+
+    /// Appends a record, given in pieces, and tells where it will lie.
+    ///
+    /// Waits when the store falls behind. An upload that failed is reported here, or at the end.
+    pub async fn append(&mut self, id: &[u8; 32], record: &[Bytes]) -> Result<Place, Error> {
+        let len: usize = record.iter().map(Bytes::len).sum();
+        let is_full = self
+            .open
+            .as_ref()
+            .is_some_and(|open| open.layout.end() as usize + len > self.sizes.pack_bytes as usize);
+        if is_full {
+            self.end_pack().await?;
+        }
+        self.collect_finished()?;
+        let sizes = self.sizes;
+        let open = self.open_pack();
+        let place = open.layout.push(id, len);
+        for piece in record {
+            open.part.push(piece.clone());
+        }
+        while let Some(part) = open.part.take_full(sizes.part_bytes) {
+            if open.parts.send(Part::Full(part)).await.is_err() {
+                return Err(self.failure().await);
+            }
+        }
+        Ok(place)
+    }
+
+    /// Packs finished since the last call.
+    pub fn take_finished(&mut self) -> Vec<FinishedPack> {
+        std::mem::take(&mut self.finished)
+    }
+
+    /// Ends the last pack and waits until the store has them all; the packs not yet taken.
+    pub async fn finish(mut self) -> Result<Vec<FinishedPack>, Error> {
+        self.end_pack().await?;
+        while let Some(joined) = self.uploads.join_next().await {
+            self.finished.push(unfold(joined)?);
+        }
+        Ok(self.finished)
+    }
+
+    fn open_pack(&mut self) -> &mut OpenPack {
+        self.open.get_or_insert_with(|| {
+            let name = PackName::random(self.session, self.sequence);
+            self.sequence += 1;
+            let layout = Layout::new(self.kind, name, self.repository.id());
+            let mut part = PartBuffer::default();
+            part.push(layout.header());
+            // One part waits here, one in the uploader's hand: enough to keep it busy.
+            let (parts, receiver) = mpsc::channel(1);
+            let uploader = Uploader {
+                store: Arc::clone(self.repository.store()),
+                object: layout.object(),
+            };
+            self.uploads.spawn(uploader.run(receiver));
+            OpenPack {
+                layout,
+                part,
+                parts,
+            }
+        })
+    }
+
+    async fn end_pack(&mut self) -> Result<(), Error> {
+        let Some(open) = self.open.take() else {
+            return Ok(());
+        };
+        let OpenPack {
+            layout,
+            mut part,
+            parts,
+        } = open;
+        let name = layout.name();
+        let (tail, footer) = layout.finish();
+        part.push(tail);
+        while let Some(full) = part.take_full(self.sizes.part_bytes) {
+            if parts.send(Part::Full(full)).await.is_err() {
+                return Err(self.failure().await);
+            }
+        }
+        let last = Part::Last(part.take_rest(), name, footer);
+        if parts.send(last).await.is_err() {
+            return Err(self.failure().await);
+        }
+        Ok(())
+    }
+
+    fn collect_finished(&mut self) -> Result<(), Error> {
+        while let Some(joined) = self.uploads.try_join_next() {
+            self.finished.push(unfold(joined)?);
+        }
+        Ok(())
+    }
+
+    /// Why an uploader went away without being told to.
+    async fn failure(&mut self) -> Error {
+        while let Some(joined) = self.uploads.join_next().await {
+            if let Err(error) = unfold(joined) {
+                return error;
+            }
+        }
+        unreachable!("an uploader ends early only with an error")
+    }
+}
+
+fn unfold<T>(joined: Result<Result<T, Error>, JoinError>) -> Result<T, Error> {
+    match joined {
+        Ok(result) => result,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// Pieces waiting to become a part.
+#[derive(Default)]
+struct PartBuffer {
+    pieces: VecDeque<Bytes>,
+    bytes: usize,
+}
+
+impl PartBuffer {
+    fn push(&mut self, piece: Bytes) {
+        self.bytes += piece.len();
+        self.pieces.push_back(piece);
+    }
+
+    /// A part of exactly `part_bytes`, as soon as there is more than one: the last part is
+    /// whatever is left at the end.
+    fn take_full(&mut self, part_bytes: u32) -> Option<Payload> {
+        let part_bytes = part_bytes as usize;
+        (self.bytes > part_bytes).then(|| self.take(part_bytes))
+    }
+
+    fn take_rest(&mut self) -> Payload {
+        self.take(self.bytes)
+    }
+
+    fn take(&mut self, mut wanted: usize) -> Payload {
+        let mut payload = Payload::default();
+        self.bytes -= wanted;
+        while wanted > 0 {
+            let mut piece = self.pieces.pop_front().expect("`bytes` is the sum of them");
+            if piece.len() > wanted {
+                self.pieces.push_front(piece.split_off(wanted));
+            }
+            wanted -= piece.len();
+            payload.push(piece);
+        }
+        payload
+    }
+}
+
+/// Sends one pack.
+struct Uploader {
+    store: Arc<dyn ObjectStore>,
+    object: String,
+}
+
+impl Uploader {
+    async fn run(self, mut parts: mpsc::Receiver<Part>) -> Result<FinishedPack, Error> {
+        match parts.recv().await {
+            Some(Part::Last(payload, name, footer)) => {
+                let _permit = self.store.throttle().acquire().await;
+                self.store.put(&self.object, payload).await?;
+                Ok(FinishedPack { name, footer })
+            }
+            Some(Part::Full(first)) => self.multipart(first, parts).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn multipart(
+        self,
+        first: Payload,
+        mut parts: mpsc::Receiver<Part>,
+    ) -> Result<FinishedPack, Error> {
+        let upload = AbortUnlessDone(Some(self.store.upload(&self.object).await?));
+        let mut sending = JoinSet::new();
+        let mut number = 1;
+        let mut bytes = 0;
+        let mut next = Part::Full(first);
+        let (name, footer) = loop {
+            let (payload, end) = match next {
+                Part::Full(payload) => (payload, None),
+                Part::Last(payload, name, footer) => (payload, Some((name, footer))),
+            };
+            bytes += payload.len();
+            self.send_part(&upload, number, payload, &mut sending).await;
+            number += 1;
+            while let Some(sent) = sending.try_join_next() {
+                unfold(sent)?;
+            }
+            if let Some(end) = end {
+                break end;
+            }
+            next = match parts.recv().await {
+                Some(part) => part,
+                // The writer is gone; so is this task, in a moment.
+                None => std::future::pending().await,
+            };
+        };
+        while let Some(sent) = sending.join_next().await {
+            unfold(sent)?;
+        }
+        upload.complete(bytes).await?;
+        Ok(FinishedPack { name, footer })
+    }
+
+    /// Waits for the right to a transfer, then lets the part go up by itself.
+    async fn send_part(
+        &self,
+        upload: &AbortUnlessDone,
+        number: i32,
+        payload: Payload,
+        sending: &mut JoinSet<Result<(), Error>>,
+    ) {
+        let permit = self.store.throttle().acquire().await;
+        let upload = upload.get();
+        sending.spawn(async move {
+            let sent = upload.part(number, payload).await;
+            drop(permit);
+            sent.map_err(Error::from)
+        });
+    }
+}
+
+/// A multipart upload that is given up when it is dropped unfinished.
+struct AbortUnlessDone(Option<Arc<dyn Upload>>);
+
+impl AbortUnlessDone {
+    fn get(&self) -> Arc<dyn Upload> {
+        Arc::clone(self.0.as_ref().expect("taken only when it ends"))
+    }
+
+    async fn complete(mut self, bytes: u64) -> Result<(), StoreError> {
+        self.get().complete(bytes).await?;
+        self.0 = None;
+        Ok(())
+    }
+}
+
+impl Drop for AbortUnlessDone {
+    fn drop(&mut self) {
+        if let Some(upload) = self.0.take() {
+            tokio::spawn(async move { upload.abort().await });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn parts_are_of_one_size_and_hold_every_byte_in_order(
+            pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..70), 0..40),
+            part_bytes in 1..100u32,
+        ) {
+            let mut buffer = PartBuffer::default();
+            let mut sizes = Vec::new();
+            for piece in &pieces {
+                buffer.push(Bytes::copy_from_slice(piece));
+                while let Some(part) = buffer.take_full(part_bytes) {
+                    sizes.push(part.len());
+                }
+            }
+            prop_assert!(sizes.iter().all(|&size| size == u64::from(part_bytes)));
+            let rest = buffer.take_rest().len();
+            prop_assert!(rest <= u64::from(part_bytes));
+            let total: usize = pieces.iter().map(Vec::len).sum();
+            prop_assert_eq!(sizes.iter().sum::<u64>() + rest, total as u64);
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! How far a job has come, for whoever looks.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counters of one job; written by it, read by anybody.
+#[derive(Debug, Default)]
+pub struct Progress {
+    done_bytes: AtomicU64,
+    total_bytes: AtomicU64,
+    volume_io_bytes: AtomicU64,
+}
+
+impl Progress {
+    /// Bytes of the volume dealt with.
+    pub fn done_bytes(&self) -> u64 {
+        self.done_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes there are to deal with; 0 until known.
+    pub fn total_bytes(&self) -> u64 {
+        self.total_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes read from or written to the volume.
+    pub fn volume_io_bytes(&self) -> u64 {
+        self.volume_io_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_total(&self, bytes: u64) {
+        self.total_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_done(&self, bytes: u64) {
+        self.done_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_done(&self, bytes: u64) {
+        self.done_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_volume_io(&self, bytes: u64) {
+        self.volume_io_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}

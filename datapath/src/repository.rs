@@ -1,0 +1,188 @@
+//! A repository: a prefix in a store that an object named `repository` makes one.
+//!
+//! Owns the way from object names to checked messages and bytes. Knows nothing of volumes.
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use bytes::{Bytes, BytesMut};
+use prost::Message;
+use ringback_proto::repository::Repository as RepositoryMessage;
+
+use crate::{
+    chunk::ChunkSize,
+    error::Error,
+    format::{
+        FormatError,
+        name::{ObjectKind, REPOSITORY, random},
+        object::{self, RepositoryId},
+    },
+    store::{ObjectStore, PutNew, StoreError},
+};
+
+/// An opened repository.
+#[derive(Clone)]
+pub struct Repository {
+    store: Arc<dyn ObjectStore>,
+    id: RepositoryId,
+    chunk_size: ChunkSize,
+}
+
+impl Repository {
+    /// Opens the repository in `store`.
+    pub async fn open(store: Arc<dyn ObjectStore>) -> Result<Self, Error> {
+        match store.get(REPOSITORY).await {
+            Ok(bytes) => Self::read(store, bytes),
+            Err(StoreError::NotFound { .. }) => Err(Error::NoRepository {
+                repository: store.describe(),
+            }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Opens the repository in `store`, or makes one with chunks of `chunk_size`.
+    pub async fn open_or_create(
+        store: Arc<dyn ObjectStore>,
+        chunk_size: ChunkSize,
+    ) -> Result<Self, Error> {
+        match Self::open(Arc::clone(&store)).await {
+            Err(Error::NoRepository { .. }) => Self::create(store, chunk_size).await,
+            opened => opened,
+        }
+    }
+
+    async fn create(store: Arc<dyn ObjectStore>, chunk_size: ChunkSize) -> Result<Self, Error> {
+        let id = RepositoryId(random());
+        let message = RepositoryMessage {
+            id: Bytes::copy_from_slice(&id.0),
+            chunk_bytes: chunk_size.bytes(),
+            created_ms: now_ms(),
+        };
+        let bytes = object::encode(ObjectKind::Repository, id, REPOSITORY, &message);
+        store.put_new(REPOSITORY, bytes.clone()).await?;
+        // Whoever was first, the object is there now. A store that takes a second one does not
+        // know conditional writes, and two writers could lose each other's backups there.
+        if store.put_new(REPOSITORY, bytes).await? == PutNew::Created {
+            return Err(Error::UnsuitableStore {
+                store: store.describe(),
+                reason: "it overwrites objects in spite of If-None-Match, so backups made at the \
+                         same time could be lost",
+            });
+        }
+        tracing::info!(repository = store.describe(), "made a new repository");
+        Self::open(store).await
+    }
+
+    fn read(store: Arc<dyn ObjectStore>, bytes: Bytes) -> Result<Self, Error> {
+        let refuse = |source| Error::Object {
+            object: REPOSITORY.to_owned(),
+            repository: store.describe(),
+            source,
+        };
+        let (id, message) =
+            object::decode::<RepositoryMessage>(ObjectKind::Repository, None, REPOSITORY, bytes)
+                .map_err(refuse)?;
+        if message.id[..] != id.0[..] {
+            return Err(refuse(FormatError::Damaged("its ids differ")));
+        }
+        let chunk_size = ChunkSize::new(message.chunk_bytes)
+            .ok_or_else(|| refuse(FormatError::Damaged("its chunk size is none")))?;
+        Ok(Self {
+            store,
+            id,
+            chunk_size,
+        })
+    }
+
+    /// The store below.
+    pub fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.store
+    }
+
+    /// Bytes per chunk.
+    pub fn chunk_size(&self) -> ChunkSize {
+        self.chunk_size
+    }
+
+    /// What every object carries.
+    pub(crate) fn id(&self) -> RepositoryId {
+        self.id
+    }
+
+    /// Frames a message as an object of this repository.
+    pub(crate) fn encode(&self, kind: ObjectKind, object: &str, message: &impl Message) -> Bytes {
+        object::encode(kind, self.id, object, message)
+    }
+
+    /// Checks and reads an object's bytes.
+    pub(crate) fn decode<M: Message + Default>(
+        &self,
+        kind: ObjectKind,
+        object: &str,
+        bytes: Bytes,
+    ) -> Result<M, Error> {
+        object::decode(kind, Some(self.id), object, bytes)
+            .map(|(_, message)| message)
+            .map_err(|source| self.refuse(object, source))
+    }
+
+    /// Fetches and reads an object that must be there.
+    pub(crate) async fn fetch<M: Message + Default>(
+        &self,
+        kind: ObjectKind,
+        object: &str,
+        why: &str,
+    ) -> Result<M, Error> {
+        match self.store.get(object).await {
+            Ok(bytes) => self.decode(kind, object, bytes),
+            Err(StoreError::NotFound { .. }) => Err(self.missing(object, why)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Bytes `start..end` of an object that must be there.
+    pub(crate) async fn fetch_range(
+        &self,
+        object: &str,
+        start: u64,
+        end: u64,
+        why: &str,
+    ) -> Result<Bytes, Error> {
+        let mut download = match self.store.get_range(object, start, end).await {
+            Err(StoreError::NotFound { .. }) => return Err(self.missing(object, why)),
+            opened => opened?,
+        };
+        let mut bytes = BytesMut::with_capacity(usize::try_from(end - start).unwrap_or(0));
+        while let Some(piece) = download.next().await? {
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes.freeze())
+    }
+
+    pub(crate) fn refuse(&self, object: &str, source: FormatError) -> Error {
+        Error::Object {
+            object: object.to_owned(),
+            repository: self.store.describe(),
+            source,
+        }
+    }
+
+    pub(crate) fn missing(&self, object: &str, why: &str) -> Error {
+        Error::Missing {
+            object: object.to_owned(),
+            repository: self.store.describe(),
+            why: why.to_owned(),
+        }
+    }
+}
+
+/// Milliseconds since 1970 UTC by this host's clock. For people only: nothing is decided by it.
+pub fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        })
+}

@@ -1,0 +1,495 @@
+//! A restore: from a commit to a volume that holds the same bytes.
+//!
+//! Ordering rule: no byte reaches the volume before its chunk's hash was checked.
+
+use std::{path::Path, sync::Arc};
+
+use futures::{Stream, StreamExt, TryStreamExt};
+use prost::Message;
+use ringback_proto::repository::{Root, Statistics};
+use tokio::{sync::mpsc, task::JoinSet};
+
+use crate::{
+    arena::{Arena, Slot},
+    chunk::{CODEC_RAW, ChunkId, ChunkIndex, ChunkSize},
+    device::{self, BLOCK_BYTES},
+    error::Error,
+    format::{FormatError, name::ObjectKind, pack::Place, tree::NodeRef},
+    log::{Committed, Log},
+    progress::Progress,
+    ranges::{Range, coalesce},
+    repository::Repository,
+    ring::BlockQueue,
+    settings::Settings,
+    tree::{LeafAt, Tree, fetch_nodes},
+};
+
+/// Unwanted bytes that are fetched along rather than asking twice: at 100 MB/s they take as long
+/// as the round trip they save.
+const GAP_BYTES_MAX: u64 = 1 << 20;
+/// Length of one ranged GET.
+const RANGE_BYTES_MAX: u64 = 8 << 20;
+/// A chunk that does not match its id is fetched again so often: bits flip on the way, too.
+const TRIES: usize = 3;
+
+/// A committed backup of one volume, opened.
+#[derive(Debug, Clone)]
+pub struct Backup {
+    name: String,
+    root: Root,
+    tree: Tree,
+    chunk_size: ChunkSize,
+}
+
+impl Backup {
+    /// Opens the backup `name`.
+    pub async fn open(repository: &Repository, name: &str) -> Result<Self, Error> {
+        let log = Log::replay(repository).await?;
+        let committed = log.find(name).ok_or_else(|| Error::NoBackup {
+            backup: name.to_owned(),
+            repository: repository.store().describe(),
+        })?;
+        Self::read(repository, committed).await
+    }
+
+    /// Opens a backup that the log names.
+    pub async fn read(repository: &Repository, committed: &Committed) -> Result<Self, Error> {
+        let slot = committed.slot.object();
+        let [root_ref] = &committed.commit.roots[..] else {
+            let several = FormatError::Newer {
+                what: "a number of volumes:",
+                found: committed.commit.roots.len() as u64,
+            };
+            return Err(repository.refuse(&slot, several));
+        };
+        let refuse = |source| repository.refuse(&slot, source);
+        let root_ref = NodeRef::from_message(root_ref).map_err(refuse)?;
+        let bytes = fetch_nodes(repository, &[root_ref]).await?.remove(0);
+        let root = Root::decode(bytes)
+            .map_err(|_| refuse(FormatError::Damaged("its root is not the message")))?;
+        let top = root.top.as_ref().map(NodeRef::from_message).transpose();
+        let chunk_size = ChunkSize::new(root.chunk_bytes)
+            .ok_or_else(|| refuse(FormatError::Damaged("its chunk size is none")))?;
+        Ok(Self {
+            name: committed.commit.name.clone(),
+            tree: Tree {
+                top: top.map_err(refuse)?,
+                height: root.height,
+            },
+            root,
+            chunk_size,
+        })
+    }
+
+    /// Size of the volume in bytes.
+    pub fn volume_bytes(&self) -> u64 {
+        self.root.volume_bytes
+    }
+
+    /// Bytes that are stored, and that a restore writes.
+    pub fn stored_bytes(&self) -> u64 {
+        let Statistics {
+            unchanged_bytes,
+            duplicate_bytes,
+            new_bytes,
+            ..
+        } = self.root.statistics.unwrap_or_default();
+        unchanged_bytes + duplicate_bytes + new_bytes
+    }
+
+    pub(crate) fn tree(&self) -> Tree {
+        self.tree
+    }
+
+    pub(crate) fn chunk_size(&self) -> ChunkSize {
+        self.chunk_size
+    }
+
+    fn damaged(&self, wanted: &Wanted, place: &Place, reason: &str) -> Error {
+        Error::Chunk {
+            backup: self.name.clone(),
+            volume: self.root.volume_handle.clone(),
+            offset: wanted.index.offset(self.chunk_size),
+            object: place.pack.object(ObjectKind::DataPack),
+            reason: reason.to_owned(),
+        }
+    }
+}
+
+/// Writes the backup to the volume at `target`, which must read as zeros throughout and be at
+/// least as large; when this returns, the data is durable.
+pub async fn run(
+    repository: &Repository,
+    backup: &Backup,
+    target: &Path,
+    settings: &Settings,
+    progress: &Arc<Progress>,
+) -> Result<(), Error> {
+    let device = device::open_for_write(target)?;
+    if device.size_bytes < backup.volume_bytes() {
+        return Err(Error::TooSmall {
+            volume_bytes: device.size_bytes,
+            backup_bytes: backup.volume_bytes(),
+        });
+    }
+    progress.set_total(backup.stored_bytes());
+    let slot_bytes = backup.chunk_size.buffer_bytes();
+    let failed = |source| Error::System {
+        what: "prepare to write the volume",
+        source,
+    };
+    let arena = Arena::new(settings.slots(slot_bytes), slot_bytes).map_err(failed)?;
+    let target_bytes = device.size_bytes;
+    let queue = BlockQueue::open(device.file, &arena, settings.engine, settings.queue_depth)
+        .map_err(failed)?;
+    tracing::info!(mode = ?queue.mode(), direct = device.direct, "writing the volume");
+
+    let restore = Arc::new(Restore {
+        repository: repository.clone(),
+        backup: backup.clone(),
+        arena,
+        queue,
+        target_bytes,
+        progress: Arc::clone(progress),
+    });
+    let (fetched, chunks) = mpsc::channel(settings.queue_depth);
+    tokio::try_join!(
+        restore.fetch_all(fetched),
+        restore.write_all(chunks, settings.queue_depth)
+    )?;
+    restore.queue.flush().await.map_err(|source| Error::System {
+        what: "flush the volume",
+        source,
+    })
+}
+
+struct Restore {
+    repository: Repository,
+    backup: Backup,
+    arena: Arena,
+    queue: BlockQueue,
+    target_bytes: u64,
+    progress: Arc<Progress>,
+}
+
+/// Where a chunk belongs, and what it must be.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    index: ChunkIndex,
+    id: ChunkId,
+}
+
+/// A chunk as it came from the store; nobody has looked at it yet.
+struct FetchedChunk {
+    slot: Slot,
+    len: usize,
+    place: Place,
+    /// One place in the volume, or several with equal content.
+    wanted: Vec<Wanted>,
+}
+
+/// A chunk whose bytes match the id that the backup's tree gives it.
+struct VerifiedChunk {
+    slot: Slot,
+    len: usize,
+    wanted: Vec<Wanted>,
+}
+
+impl FetchedChunk {
+    /// Computes; not for a ring thread.
+    fn verify(self) -> Result<VerifiedChunk, Self> {
+        let id = ChunkId::of(&self.slot[..self.len]);
+        if self.wanted.iter().all(|wanted| wanted.id == id) {
+            Ok(VerifiedChunk {
+                slot: self.slot,
+                len: self.len,
+                wanted: self.wanted,
+            })
+        } else {
+            Err(self)
+        }
+    }
+}
+
+impl Restore {
+    /// Plans batch by batch and lets as many ranges come in at once as the throttle allows.
+    async fn fetch_all(self: &Arc<Self>, fetched: mpsc::Sender<FetchedChunk>) -> Result<(), Error> {
+        let tree = self.backup.tree;
+        let (_, batches) = tree.leaf_batches(&self.repository).await?;
+        let mut batches = std::pin::pin!(batches);
+        let mut fetching = JoinSet::new();
+        while let Some(batch) = batches.try_next().await? {
+            for range in self.plan(&batch) {
+                let permit = self.repository.store().throttle().acquire().await;
+                let (this, fetched) = (Arc::clone(self), fetched.clone());
+                fetching.spawn(async move {
+                    let result = this.fetch_range(range, &fetched).await;
+                    drop(permit);
+                    result
+                });
+                while let Some(done) = fetching.try_join_next() {
+                    joined(done)?;
+                }
+            }
+        }
+        while let Some(done) = fetching.join_next().await {
+            joined(done)?;
+        }
+        Ok(())
+    }
+
+    fn plan(&self, batch: &[LeafAt]) -> Vec<Range<Wanted>> {
+        let records = batch
+            .iter()
+            .flat_map(|at| {
+                at.leaf.entries.iter().map(|entry| {
+                    let wanted = Wanted {
+                        index: at.chunk_index(entry),
+                        id: entry.id,
+                    };
+                    (entry.place, wanted)
+                })
+            })
+            .collect();
+        coalesce(records, GAP_BYTES_MAX, RANGE_BYTES_MAX)
+    }
+
+    async fn fetch_range(
+        &self,
+        range: Range<Wanted>,
+        fetched: &mpsc::Sender<FetchedChunk>,
+    ) -> Result<(), Error> {
+        let object = range.pack.object(ObjectKind::DataPack);
+        let first = &range.records[0];
+        let missing = |error| match error {
+            crate::store::StoreError::NotFound { .. } => {
+                self.backup.damaged(&first.1, &first.0, "is missing")
+            }
+            other => other.into(),
+        };
+        let mut stream = RecordStream {
+            download: self
+                .repository
+                .store()
+                .get_range(&object, range.start, range.end)
+                .await
+                .map_err(missing)?,
+            piece: bytes::Bytes::new(),
+            position: range.start,
+        };
+        for (place, wanted) in group_by_place(range.records) {
+            let len = self.expected_len(&place, &wanted)?;
+            let mut slot = self.arena.acquire().await;
+            stream.skip_to(u64::from(place.offset)).await?;
+            self.read_record(&mut stream, &mut slot[..len], &place, &wanted[0])
+                .await?;
+            let chunk = FetchedChunk {
+                slot,
+                len,
+                place,
+                wanted,
+            };
+            if fetched.send(chunk).await.is_err() {
+                // The writing side has failed and says why.
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Length of the chunk, when the record can hold just that.
+    fn expected_len(&self, place: &Place, wanted: &[Wanted]) -> Result<usize, Error> {
+        let size = self.backup.chunk_size;
+        let volume_bytes = self.backup.volume_bytes();
+        for wanted in wanted {
+            let len = size.len_of(wanted.index, volume_bytes);
+            if len == 0 || place.stored_bytes as usize != len + 1 {
+                let reason = "has a record of the wrong length";
+                return Err(self.backup.damaged(wanted, place, reason));
+            }
+        }
+        Ok(place.stored_bytes as usize - 1)
+    }
+
+    async fn read_record(
+        &self,
+        stream: &mut RecordStream,
+        buffer: &mut [u8],
+        place: &Place,
+        wanted: &Wanted,
+    ) -> Result<(), Error> {
+        let mut codec = [CODEC_RAW];
+        stream.read(&mut codec).await?;
+        if codec[0] != CODEC_RAW {
+            let reason = format!("has codec {}, which this ringback does not know", codec[0]);
+            return Err(self.backup.damaged(wanted, place, &reason));
+        }
+        stream.read(buffer).await
+    }
+
+    /// Verifies and writes what comes in, until nothing comes any more.
+    async fn write_all(
+        self: &Arc<Self>,
+        chunks: mpsc::Receiver<FetchedChunk>,
+        depth: usize,
+    ) -> Result<(), Error> {
+        let hashing = std::thread::available_parallelism().map_or(2, usize::from) * 2;
+        into_stream(chunks)
+            .map(|chunk| self.verify(chunk))
+            .buffer_unordered(hashing)
+            .map_ok(|chunk| self.write(chunk))
+            .try_buffer_unordered(depth)
+            .try_collect::<()>()
+            .await
+    }
+
+    /// Fetches a chunk that does not match again before it calls it damaged.
+    async fn verify(&self, mut chunk: FetchedChunk) -> Result<VerifiedChunk, Error> {
+        for _ in 0..TRIES {
+            let verified = tokio::task::spawn_blocking(move || chunk.verify())
+                .await
+                .map_err(|error| Error::System {
+                    what: "verify a chunk",
+                    source: error.into(),
+                })?;
+            match verified {
+                Ok(verified) => return Ok(verified),
+                Err(mismatch) => chunk = mismatch,
+            }
+            self.fetch_again(&mut chunk).await?;
+        }
+        let reason = "does not hold the bytes that the backup's tree names";
+        Err(self.backup.damaged(&chunk.wanted[0], &chunk.place, reason))
+    }
+
+    async fn fetch_again(&self, chunk: &mut FetchedChunk) -> Result<(), Error> {
+        let place = chunk.place;
+        let object = place.pack.object(ObjectKind::DataPack);
+        tracing::warn!(
+            object,
+            offset = place.offset,
+            "a chunk came in damaged; fetching it again"
+        );
+        let start = u64::from(place.offset);
+        let store = self.repository.store();
+        let mut stream = RecordStream {
+            download: store.get_range(&object, start, place.end()).await?,
+            piece: bytes::Bytes::new(),
+            position: start,
+        };
+        let len = chunk.len;
+        self.read_record(
+            &mut stream,
+            &mut chunk.slot[..len],
+            &place,
+            &chunk.wanted[0],
+        )
+        .await
+    }
+
+    async fn write(&self, chunk: VerifiedChunk) -> Result<(), Error> {
+        let VerifiedChunk {
+            mut slot,
+            len,
+            wanted,
+        } = chunk;
+        for wanted in wanted {
+            let offset = wanted.index.offset(self.backup.chunk_size);
+            let padded = self.pad_to_block(&mut slot, len, offset);
+            slot = self
+                .queue
+                .write(slot, offset, padded)
+                .await
+                .map_err(|source| Error::Io {
+                    what: "write",
+                    offset,
+                    source,
+                })?;
+            self.progress.add_volume_io(len as u64);
+            self.progress.add_done(len as u64);
+        }
+        Ok(())
+    }
+
+    /// O_DIRECT writes whole blocks: the odd end of a volume is filled up with the zeros that
+    /// lie behind it anyway.
+    fn pad_to_block(&self, slot: &mut Slot, len: usize, offset: u64) -> usize {
+        let block = usize::try_from(BLOCK_BYTES).expect("4096");
+        let padded = len.next_multiple_of(block);
+        if offset + padded as u64 > self.target_bytes {
+            return len;
+        }
+        slot[len..padded].fill(0);
+        padded
+    }
+}
+
+fn joined(done: Result<Result<(), Error>, tokio::task::JoinError>) -> Result<(), Error> {
+    match done {
+        Ok(result) => result,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+fn into_stream<T>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> {
+    futures::stream::unfold(receiver, |mut receiver| async move {
+        receiver.recv().await.map(|item| (item, receiver))
+    })
+}
+
+/// Records by ascending offset; equal places become one.
+fn group_by_place(records: Vec<(Place, Wanted)>) -> Vec<(Place, Vec<Wanted>)> {
+    let mut groups: Vec<(Place, Vec<Wanted>)> = Vec::new();
+    for (place, wanted) in records {
+        match groups.last_mut() {
+            Some((last, all)) if *last == place => all.push(wanted),
+            _ => groups.push((place, vec![wanted])),
+        }
+    }
+    groups
+}
+
+/// A download, read by position.
+struct RecordStream {
+    download: Box<dyn crate::store::Download>,
+    piece: bytes::Bytes,
+    position: u64,
+}
+
+impl RecordStream {
+    /// Passes over bytes that nobody wants.
+    async fn skip_to(&mut self, offset: u64) -> Result<(), Error> {
+        while self.position < offset {
+            self.fill().await?;
+            let left = usize::try_from(offset - self.position).unwrap_or(usize::MAX);
+            let passed = left.min(self.piece.len());
+            bytes::Buf::advance(&mut self.piece, passed);
+            self.position += passed as u64;
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self, mut buffer: &mut [u8]) -> Result<(), Error> {
+        while !buffer.is_empty() {
+            self.fill().await?;
+            let len = buffer.len().min(self.piece.len());
+            let (now, later) = buffer.split_at_mut(len);
+            now.copy_from_slice(&self.piece[..len]);
+            bytes::Buf::advance(&mut self.piece, len);
+            self.position += len as u64;
+            buffer = later;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that there is a byte.
+    async fn fill(&mut self) -> Result<(), Error> {
+        while self.piece.is_empty() {
+            self.piece = self.download.next().await?.ok_or(Error::System {
+                what: "read a record: it lies outside the range asked for",
+                source: std::io::ErrorKind::UnexpectedEof.into(),
+            })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,150 @@
+//! Block I/O on one open file: requests go in, completions come out.
+//!
+//! A [`BlockQueue`] is served by threads of its own: one `tokio_uring` ring thread, or, where the
+//! host forbids io_uring and in the tests that hold one against the other, a few threads that
+//! `pread` and `pwrite`. Nothing but I/O is done on them.
+//!
+//! Ordering rule: a request in flight owns its buffer. A caller that stops waiting changes
+//! nothing: the request runs to its end, then its slot goes home. Dropping the queue lets
+//! everything in flight finish before the file is closed.
+
+mod sync;
+mod uring;
+
+use std::{fs::File, io, thread};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::arena::{Arena, SLOT_ALIGNMENT, Slot};
+
+/// What moves the blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IoEngine {
+    /// io_uring, with the arena registered when the memlock limit allows.
+    #[default]
+    Uring,
+    /// `pread` and `pwrite` on a few threads.
+    Sync,
+}
+
+/// How a queue came to work, for the log and the tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// io_uring on registered buffers.
+    UringRegistered,
+    /// io_uring; the kernel refused to register the buffers (memlock limit).
+    UringUnregistered,
+    /// The synchronous twin.
+    Sync,
+}
+
+/// Block I/O on one open file.
+pub struct BlockQueue {
+    requests: mpsc::Sender<Request>,
+    mode: Mode,
+}
+
+enum Request {
+    Read(Transfer),
+    Write(Transfer),
+    Flush(oneshot::Sender<io::Result<()>>),
+}
+
+/// A read or write of `len` bytes at `offset`, from or to the beginning of `slot`.
+struct Transfer {
+    slot: Slot,
+    offset: u64,
+    len: usize,
+    reply: oneshot::Sender<io::Result<Slot>>,
+}
+
+impl BlockQueue {
+    /// Starts the threads that serve `file`, with at most `depth` requests in flight.
+    ///
+    /// Every slot in later requests must come from `arena`. When io_uring is asked for and the
+    /// host forbids it, the synchronous twin takes over; [`BlockQueue::mode`] tells.
+    pub fn open(file: File, arena: &Arena, engine: IoEngine, depth: usize) -> io::Result<Self> {
+        let depth = depth.max(1);
+        let (requests, receiver) = mpsc::channel(depth);
+        let mode = match engine {
+            IoEngine::Uring => match uring::start(file.try_clone()?, arena, depth, receiver)? {
+                uring::Started::Ring(mode) => mode,
+                uring::Started::Forbidden(receiver, error) => {
+                    tracing::warn!(%error, "io_uring is not available; reading and writing with threads");
+                    sync::start(file, depth, receiver)?
+                }
+            },
+            IoEngine::Sync => sync::start(file, depth, receiver)?,
+        };
+        Ok(Self { requests, mode })
+    }
+
+    /// How this queue works.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Reads `len` bytes at `offset` into the beginning of `slot`.
+    ///
+    /// Fewer bytes than `len` before the end of the file are `UnexpectedEof`. `offset` must be a
+    /// multiple of [`BLOCK_BYTES`](crate::device::BLOCK_BYTES); the read itself is rounded up to
+    /// whole blocks, so that the odd end of a file can be read with O_DIRECT.
+    pub async fn read(&self, slot: Slot, offset: u64, len: usize) -> io::Result<Slot> {
+        self.transfer(slot, offset, len, Request::Read).await
+    }
+
+    /// Writes the first `len` bytes of `slot` at `offset`. With O_DIRECT both numbers must be
+    /// multiples of the device's block size.
+    pub async fn write(&self, slot: Slot, offset: u64, len: usize) -> io::Result<Slot> {
+        self.transfer(slot, offset, len, Request::Write).await
+    }
+
+    /// Makes everything written durable.
+    pub async fn flush(&self) -> io::Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.submit(Request::Flush(reply)).await?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    async fn transfer(
+        &self,
+        slot: Slot,
+        offset: u64,
+        len: usize,
+        request: fn(Transfer) -> Request,
+    ) -> io::Result<Slot> {
+        assert!(len <= slot.len(), "a transfer fits its slot");
+        let (reply, answer) = oneshot::channel();
+        self.submit(request(Transfer {
+            slot,
+            offset,
+            len,
+            reply,
+        }))
+        .await?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    async fn submit(&self, request: Request) -> io::Result<()> {
+        self.requests.send(request).await.map_err(|_| stopped())
+    }
+}
+
+/// Where in its slot the I/O for a read of `len` bytes ends.
+fn rounded_up(len: usize) -> usize {
+    len.next_multiple_of(SLOT_ALIGNMENT)
+}
+
+fn stopped() -> io::Error {
+    io::Error::other("the I/O thread of this file has ended")
+}
+
+fn spawn_named(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .map(drop)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+//! Credentials that can be replaced while requests are signed with them.
+
+use std::{
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use aws_config::default_provider::credentials::DefaultCredentialsChain;
+use aws_credential_types::{
+    Credentials as AwsCredentials,
+    provider::{self, ProvideCredentials, SharedCredentialsProvider, future},
+};
+use aws_sdk_s3::config::{IdentityCache, SharedIdentityCache};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_types::region::Region;
+
+use super::location::Credentials;
+
+/// The credentials of a job; each poll of a backup may replace them, for session tokens expire.
+#[derive(Clone)]
+pub struct SharedCredentials(Arc<RwLock<Credentials>>);
+
+impl SharedCredentials {
+    /// Begins with these.
+    pub fn new(credentials: Credentials) -> Self {
+        Self(Arc::new(RwLock::new(credentials)))
+    }
+
+    /// From now on, sign with these. A change between static credentials and the chain takes
+    /// effect with the next job.
+    pub fn replace(&self, credentials: Credentials) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = credentials;
+    }
+
+    fn current(&self) -> Credentials {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(super) async fn provider(
+        &self,
+        http_client: &SharedHttpClient,
+        region: &str,
+    ) -> SharedCredentialsProvider {
+        match self.current() {
+            Credentials::Static { .. } => SharedCredentialsProvider::new(self.clone()),
+            Credentials::Chain => {
+                let provider_config = aws_config::provider_config::ProviderConfig::empty()
+                    .with_http_client(http_client.clone())
+                    .with_region(Some(Region::new(region.to_owned())));
+                let chain = DefaultCredentialsChain::builder()
+                    .configure(provider_config)
+                    .build()
+                    .await;
+                SharedCredentialsProvider::new(chain)
+            }
+        }
+    }
+
+    /// Static credentials are read anew for each request; the chain's are cached until they
+    /// expire.
+    pub(super) fn cache(&self) -> SharedIdentityCache {
+        match self.current() {
+            Credentials::Static { .. } => IdentityCache::no_cache(),
+            Credentials::Chain => IdentityCache::lazy().build(),
+        }
+    }
+}
+
+impl fmt::Debug for SharedCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SharedCredentials")
+    }
+}
+
+impl ProvideCredentials for SharedCredentials {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::ready(match self.current() {
+            Credentials::Static {
+                access_key_id,
+                secret_access_key,
+                session_token,
+            } => Ok(AwsCredentials::new(
+                access_key_id.reveal(),
+                secret_access_key.reveal(),
+                session_token.map(|token| token.reveal().to_owned()),
+                None,
+                "ringback-request",
+            )),
+            Credentials::Chain => Err(provider::error::CredentialsError::not_loaded(
+                "the request now asks for the default chain; it takes effect with the next job",
+            )),
+        })
+    }
+}

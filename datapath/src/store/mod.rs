@@ -1,0 +1,166 @@
+//! The object store below a repository.
+//!
+//! [`ObjectStore`] is what the rest of the crate knows of a store; [`s3`] is the one there is.
+//! Objects are named relative to the repository. Transient trouble is retried inside, for as long
+//! as the store's patience lasts; an error that comes out is final for the caller.
+
+mod connector;
+mod credentials;
+pub mod location;
+mod payload;
+mod region;
+pub mod s3;
+mod throttle;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+pub use credentials::SharedCredentials;
+pub use payload::Payload;
+pub use throttle::{Permit, Throttle};
+
+/// Why the store did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is no such object.
+    #[error("there is no object {object}")]
+    NotFound {
+        /// Its key.
+        object: String,
+    },
+    /// There is no such bucket.
+    #[error("there is no bucket {bucket:?} at {endpoint}")]
+    NoBucket {
+        /// Its name.
+        bucket: String,
+        /// Where.
+        endpoint: String,
+    },
+    /// The credentials do not allow it.
+    #[error("{endpoint} denies access to {object} ({code})")]
+    Denied {
+        /// The key.
+        object: String,
+        /// Where.
+        endpoint: String,
+        /// The store's error code.
+        code: String,
+    },
+    /// Nobody answers, or not in a way that can be used, for as long as we were willing to wait.
+    #[error("{endpoint} does not answer: {reason}")]
+    Unreachable {
+        /// Where.
+        endpoint: String,
+        /// The last failure.
+        reason: String,
+    },
+    /// An answer that retrying does not change.
+    #[error("{endpoint} refuses a request for {object}: {reason}")]
+    Refused {
+        /// The key.
+        object: String,
+        /// Where.
+        endpoint: String,
+        /// Code and message.
+        reason: String,
+    },
+}
+
+/// What became of a conditional PUT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutNew {
+    /// The object is there now and was not before.
+    Created,
+    /// There is an object of that name; it may be our own, if an answer was lost.
+    Exists,
+}
+
+/// The bytes of a ranged GET as they come in.
+#[async_trait]
+pub trait Download: Send {
+    /// The next piece; `None` after the last byte that was asked for.
+    ///
+    /// A connection that breaks is taken up again where it broke.
+    async fn next(&mut self) -> Result<Option<Bytes>, StoreError>;
+}
+
+/// A multipart upload.
+#[async_trait]
+pub trait Upload: Send + Sync {
+    /// Sends a part; numbers begin at 1, all but the last part are of one size.
+    async fn part(&self, number: i32, payload: Payload) -> Result<(), StoreError>;
+
+    /// Makes the object of its parts, `bytes` in all.
+    async fn complete(&self, bytes: u64) -> Result<(), StoreError>;
+
+    /// Gives the upload up.
+    async fn abort(&self);
+}
+
+/// An object store, seen from within one repository.
+#[async_trait]
+pub trait ObjectStore: Send + Sync {
+    /// A whole, small object.
+    async fn get(&self, object: &str) -> Result<Bytes, StoreError>;
+
+    /// Bytes `start..end` of an object.
+    async fn get_range(
+        &self,
+        object: &str,
+        start: u64,
+        end: u64,
+    ) -> Result<Box<dyn Download>, StoreError>;
+
+    /// Stores an object, replacing one of that name.
+    async fn put(&self, object: &str, payload: Payload) -> Result<(), StoreError>;
+
+    /// Stores a small object unless there is one of that name.
+    async fn put_new(&self, object: &str, bytes: Bytes) -> Result<PutNew, StoreError>;
+
+    /// Begins a multipart upload.
+    async fn upload(&self, object: &str) -> Result<Arc<dyn Upload>, StoreError>;
+
+    /// Names below `prefix`, in order of their bytes, those up to `after` left out.
+    async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<String>, StoreError>;
+
+    /// Payload bytes sent and received.
+    fn meter(&self) -> &Meter;
+
+    /// Limits how many large transfers are under way at once.
+    fn throttle(&self) -> &Arc<Throttle>;
+
+    /// For messages.
+    fn describe(&self) -> String;
+}
+
+/// Counts payload bytes.
+#[derive(Debug, Default)]
+pub struct Meter {
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+impl Meter {
+    /// Bytes of objects and parts that the store acknowledged.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of objects that came in.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn add_sent(&self, bytes: u64) {
+        self.sent.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_received(&self, bytes: u64) {
+        self.received.fetch_add(bytes, Ordering::Relaxed);
+    }
+}

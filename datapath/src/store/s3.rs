@@ -1,0 +1,553 @@
+//! S3 through the AWS SDK.
+//!
+//! Bodies are signed UNSIGNED-PAYLOAD and carry a CRC32C of our own, so that no byte is hashed
+//! twice and every part is still checked end to end. The SDK's standard retries run without its
+//! token bucket; what bounds them is the operation's time limit, the store's *patience*.
+
+use std::{
+    error::Error,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use aws_sdk_s3::{
+    Client,
+    config::{
+        BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+        StalledStreamProtectionConfig, retry::RetryConfig, timeout::TimeoutConfig,
+    },
+    error::{ProvideErrorMetadata, SdkError},
+    primitives::ByteStream,
+    types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart},
+};
+use aws_smithy_runtime::client::retries::{RetryPartition, TokenBucket};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use bytes::{Bytes, BytesMut};
+
+use super::{
+    Download, Meter, ObjectStore, Payload, PutNew, StoreError, Throttle, Upload, connector,
+    credentials::SharedCredentials,
+    location::{Endpoint, RepositoryPath, StoreConfig},
+    region,
+    throttle::Observer,
+};
+
+/// Time for one attempt: an 8 MiB part over 64 KiB/s, with room.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(180);
+/// A download that brings nothing for so long is begun again where it stands.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// So many breaks of one download without progress are too many.
+const BREAKS_MAX: u32 = 8;
+
+/// An S3 bucket and prefix.
+#[derive(Clone)]
+pub struct S3Store {
+    client: Client,
+    path: RepositoryPath,
+    endpoint: String,
+    meter: Arc<Meter>,
+    throttle: Arc<Throttle>,
+}
+
+impl S3Store {
+    /// Prepares to reach the repository; nothing is sent yet, except what finding credentials
+    /// and region takes.
+    ///
+    /// `patience` bounds how long one operation is retried, `transfers_max` how many large
+    /// transfers run at once.
+    pub async fn connect(
+        path: RepositoryPath,
+        config: &StoreConfig,
+        credentials: SharedCredentials,
+        patience: Duration,
+        transfers_max: usize,
+    ) -> Self {
+        let connector = connector::connector(config);
+        let throttle = Throttle::new(transfers_max);
+        let region = match &config.region {
+            Some(region) => region.clone(),
+            None => region::find(&path, config, &connector).await,
+        };
+        let http_client = connector::http_client(connector);
+        let mut builder = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .http_client(http_client.clone())
+            .region(Region::new(region.clone()))
+            .credentials_provider(credentials.provider(&http_client, &region).await)
+            .identity_cache(credentials.cache())
+            .force_path_style(config.endpoint.is_some())
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .retry_config(
+                RetryConfig::standard()
+                    .with_max_attempts(u32::MAX)
+                    .with_initial_backoff(Duration::from_millis(100))
+                    .with_max_backoff(Duration::from_secs(10)),
+            )
+            .retry_partition(
+                RetryPartition::custom("ringback")
+                    .token_bucket(TokenBucket::unlimited())
+                    .build(),
+            )
+            .timeout_config(timeouts(patience))
+            .interceptor(Observer(Arc::clone(&throttle)));
+        if let Some(endpoint) = &config.endpoint {
+            builder = builder.endpoint_url(endpoint.as_url());
+        }
+        Self {
+            client: Client::from_conf(builder.build()),
+            endpoint: config
+                .endpoint
+                .as_ref()
+                .map_or_else(|| format!("AWS in {region}"), Endpoint::as_url),
+            path,
+            meter: Arc::default(),
+            throttle,
+        }
+    }
+
+    /// The same store with another patience.
+    pub fn with_patience(&self, patience: Duration) -> Self {
+        let config = self
+            .client
+            .config()
+            .to_builder()
+            .timeout_config(timeouts(patience))
+            .build();
+        Self {
+            client: Client::from_conf(config),
+            ..self.clone()
+        }
+    }
+
+    fn key(&self, object: &str) -> String {
+        self.path.key(object)
+    }
+
+    fn bucket(&self) -> &str {
+        self.path.bucket()
+    }
+
+    fn error<E>(&self, object: &str, error: &SdkError<E, HttpResponse>) -> StoreError
+    where
+        E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+    {
+        let endpoint = self.endpoint.clone();
+        let object = self.key(object);
+        let status = error.raw_response().map(|raw| raw.status().as_u16());
+        let (code, message) = (
+            error.code().unwrap_or_default().to_owned(),
+            error.message().unwrap_or_default().to_owned(),
+        );
+        let Some(status) = status else {
+            return StoreError::Unreachable {
+                endpoint,
+                reason: chain(error),
+            };
+        };
+        match (status, code.as_str()) {
+            (_, "NoSuchBucket") => StoreError::NoBucket {
+                bucket: self.bucket().to_owned(),
+                endpoint,
+            },
+            (404, _) => StoreError::NotFound { object },
+            (401 | 403, _) | (_, "ExpiredToken" | "InvalidToken" | "InvalidAccessKeyId") => {
+                StoreError::Denied {
+                    object,
+                    endpoint,
+                    code: if code.is_empty() {
+                        status.to_string()
+                    } else {
+                        code
+                    },
+                }
+            }
+            (429 | 500.., _) => StoreError::Unreachable {
+                endpoint,
+                reason: format!("status {status} {code} {message}")
+                    .trim_end()
+                    .to_owned(),
+            },
+            _ => StoreError::Refused {
+                object,
+                endpoint,
+                reason: format!("status {status} {code} {message}")
+                    .trim_end()
+                    .to_owned(),
+            },
+        }
+    }
+}
+
+fn timeouts(patience: Duration) -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .operation_timeout(patience)
+        .operation_attempt_timeout(ATTEMPT_TIMEOUT.min(patience))
+        .build()
+}
+
+/// An error and its causes, each once.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[async_trait]
+impl ObjectStore for S3Store {
+    async fn get(&self, object: &str) -> Result<Bytes, StoreError> {
+        let mut download = RangeDownload::new(self, object, None);
+        let mut whole = BytesMut::new();
+        while let Some(piece) = download.next().await? {
+            whole.extend_from_slice(&piece);
+        }
+        Ok(whole.freeze())
+    }
+
+    async fn get_range(
+        &self,
+        object: &str,
+        start: u64,
+        end: u64,
+    ) -> Result<Box<dyn Download>, StoreError> {
+        let mut download = RangeDownload::new(self, object, Some((start, end)));
+        download.open().await?;
+        Ok(Box::new(download))
+    }
+
+    async fn put(&self, object: &str, payload: Payload) -> Result<(), StoreError> {
+        let bytes = payload.len();
+        let content_length = i64::try_from(bytes).expect("an object is smaller than 8 EiB");
+        self.client
+            .put_object()
+            .bucket(self.bucket())
+            .key(self.key(object))
+            .checksum_crc32_c(payload.crc32c())
+            .content_length(content_length)
+            .body(ByteStream::new(payload.into_body()))
+            .send()
+            .await
+            .map_err(|error| self.error(object, &error))?;
+        self.meter.add_sent(bytes);
+        Ok(())
+    }
+
+    async fn put_new(&self, object: &str, bytes: Bytes) -> Result<PutNew, StoreError> {
+        let len = bytes.len() as u64;
+        let payload = Payload::from(bytes);
+        let sent = self
+            .client
+            .put_object()
+            .bucket(self.bucket())
+            .key(self.key(object))
+            .if_none_match("*")
+            .checksum_crc32_c(payload.crc32c())
+            .body(ByteStream::new(payload.into_body()))
+            .send()
+            .await;
+        match sent {
+            Ok(_) => {
+                self.meter.add_sent(len);
+                Ok(PutNew::Created)
+            }
+            Err(error) => match error.raw_response().map(|raw| raw.status().as_u16()) {
+                // 409: another conditional PUT of this name was under way at the same time.
+                Some(409 | 412) => Ok(PutNew::Exists),
+                _ => Err(self.error(object, &error)),
+            },
+        }
+    }
+
+    async fn upload(&self, object: &str) -> Result<Arc<dyn Upload>, StoreError> {
+        let begun = self
+            .client
+            .create_multipart_upload()
+            .bucket(self.bucket())
+            .key(self.key(object))
+            .checksum_algorithm(ChecksumAlgorithm::Crc32C)
+            .send()
+            .await
+            .map_err(|error| self.error(object, &error))?;
+        let upload_id = begun.upload_id.ok_or_else(|| StoreError::Refused {
+            object: self.key(object),
+            endpoint: self.endpoint.clone(),
+            reason: "the answer to CreateMultipartUpload has no upload id".into(),
+        })?;
+        Ok(Arc::new(MultipartUpload {
+            store: self.clone(),
+            object: object.to_owned(),
+            upload_id,
+            parts: Mutex::default(),
+        }))
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<String>, StoreError> {
+        let root = self.key("");
+        let mut pages = self
+            .client
+            .list_objects_v2()
+            .bucket(self.bucket())
+            .prefix(self.key(prefix))
+            .set_start_after(after.map(|object| self.key(object)))
+            .into_paginator()
+            .send();
+        let mut names = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| self.error(prefix, &error))?;
+            let keys = page
+                .contents
+                .into_iter()
+                .flatten()
+                .filter_map(|item| item.key);
+            names.extend(keys.filter_map(|key| key.strip_prefix(&root).map(str::to_owned)));
+        }
+        Ok(names)
+    }
+
+    fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    fn throttle(&self) -> &Arc<Throttle> {
+        &self.throttle
+    }
+
+    fn describe(&self) -> String {
+        format!("{} at {}", self.path, self.endpoint)
+    }
+}
+
+/// A GET that is taken up again where it broke.
+struct RangeDownload {
+    store: S3Store,
+    object: String,
+    position: u64,
+    /// `None`: up to the object's end, which the first answer tells.
+    end: Option<u64>,
+    body: Option<ByteStream>,
+    breaks: u32,
+}
+
+impl RangeDownload {
+    fn new(store: &S3Store, object: &str, range: Option<(u64, u64)>) -> Self {
+        Self {
+            store: store.clone(),
+            object: object.to_owned(),
+            position: range.map_or(0, |(start, _)| start),
+            end: range.map(|(_, end)| end),
+            body: None,
+            breaks: 0,
+        }
+    }
+
+    async fn open(&mut self) -> Result<(), StoreError> {
+        let range = match self.end {
+            Some(end) => Some(format!("bytes={}-{}", self.position, end - 1)),
+            None if self.position > 0 => Some(format!("bytes={}-", self.position)),
+            None => None,
+        };
+        let answer = self
+            .store
+            .client
+            .get_object()
+            .bucket(self.store.bucket())
+            .key(self.store.key(&self.object))
+            .set_range(range)
+            .send()
+            .await
+            .map_err(|error| self.store.error(&self.object, &error))?;
+        let length = answer
+            .content_length
+            .and_then(|len| u64::try_from(len).ok());
+        match (self.end, length) {
+            (None, Some(length)) => self.end = Some(self.position + length),
+            (Some(end), Some(length)) if length != end - self.position => {
+                return Err(self.refused(format!(
+                    "asked for {} bytes, the answer has {length}",
+                    end - self.position
+                )));
+            }
+            _ => {}
+        }
+        self.body = Some(answer.body);
+        Ok(())
+    }
+
+    fn refused(&self, reason: String) -> StoreError {
+        StoreError::Refused {
+            object: self.store.key(&self.object),
+            endpoint: self.store.endpoint.clone(),
+            reason,
+        }
+    }
+
+    fn broke(&mut self, reason: &str) -> Result<(), StoreError> {
+        self.body = None;
+        self.breaks += 1;
+        tracing::debug!(
+            object = self.object,
+            position = self.position,
+            reason,
+            "a download broke"
+        );
+        if self.breaks > BREAKS_MAX {
+            return Err(StoreError::Unreachable {
+                endpoint: self.store.endpoint.clone(),
+                reason: format!("a download broke off {} times: {reason}", self.breaks),
+            });
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Download for RangeDownload {
+    async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        loop {
+            if self.end == Some(self.position) {
+                return Ok(None);
+            }
+            let Some(body) = &mut self.body else {
+                self.open().await?;
+                continue;
+            };
+            match tokio::time::timeout(STALL_TIMEOUT, body.next()).await {
+                Ok(Some(Ok(piece))) => {
+                    let left = self.end.map_or(u64::MAX, |end| end - self.position);
+                    let len = piece.len() as u64;
+                    if len > left {
+                        return Err(self.refused("the answer is longer than announced".into()));
+                    }
+                    self.position += len;
+                    self.breaks = 0;
+                    self.store.meter.add_received(len);
+                    return Ok(Some(piece));
+                }
+                Ok(Some(Err(error))) => self.broke(&chain(&error))?,
+                Ok(None) if self.end.is_none() => return Ok(None),
+                Ok(None) => self.broke("the answer ended early")?,
+                Err(_) => self.broke(&format!("nothing came for {STALL_TIMEOUT:?}"))?,
+            }
+        }
+    }
+}
+
+struct MultipartUpload {
+    store: S3Store,
+    object: String,
+    upload_id: String,
+    parts: Mutex<Vec<CompletedPart>>,
+}
+
+#[async_trait]
+impl Upload for MultipartUpload {
+    async fn part(&self, number: i32, payload: Payload) -> Result<(), StoreError> {
+        let bytes = payload.len();
+        let content_length = i64::try_from(bytes).expect("a part is smaller than 8 EiB");
+        let crc32c = payload.crc32c();
+        let sent = self
+            .store
+            .client
+            .upload_part()
+            .bucket(self.store.bucket())
+            .key(self.store.key(&self.object))
+            .upload_id(&self.upload_id)
+            .part_number(number)
+            .checksum_crc32_c(&crc32c)
+            .content_length(content_length)
+            .body(ByteStream::new(payload.into_body()))
+            .send()
+            .await
+            .map_err(|error| self.store.error(&self.object, &error))?;
+        self.store.meter.add_sent(bytes);
+        // A store that does not echo the checksum did not keep it; naming it in Complete would
+        // be refused.
+        let part = CompletedPart::builder()
+            .part_number(number)
+            .set_e_tag(sent.e_tag)
+            .set_checksum_crc32_c(sent.checksum_crc32_c.map(|_| crc32c))
+            .build();
+        self.parts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(part);
+        Ok(())
+    }
+
+    async fn complete(&self, bytes: u64) -> Result<(), StoreError> {
+        let mut parts = self
+            .parts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        parts.sort_by_key(|part| part.part_number);
+        let completed = self
+            .store
+            .client
+            .complete_multipart_upload()
+            .bucket(self.store.bucket())
+            .key(self.store.key(&self.object))
+            .upload_id(&self.upload_id)
+            .multipart_upload(
+                CompletedMultipartUpload::builder()
+                    .set_parts(Some(parts))
+                    .build(),
+            )
+            .send()
+            .await;
+        match completed {
+            Ok(_) => Ok(()),
+            // The answer to an attempt that succeeded may have been lost; the name is random, so
+            // an object of this length under it is ours.
+            Err(error) if error.code() == Some("NoSuchUpload") && self.is_there(bytes).await => {
+                Ok(())
+            }
+            Err(error) => Err(self.store.error(&self.object, &error)),
+        }
+    }
+
+    async fn abort(&self) {
+        let aborted = self
+            .store
+            .client
+            .abort_multipart_upload()
+            .bucket(self.store.bucket())
+            .key(self.store.key(&self.object))
+            .upload_id(&self.upload_id)
+            .send()
+            .await;
+        if let Err(error) = aborted {
+            tracing::warn!(
+                object = self.object,
+                error = chain(&error),
+                "an unfinished upload stays behind; a lifecycle rule can remove it"
+            );
+        }
+    }
+}
+
+impl MultipartUpload {
+    async fn is_there(&self, bytes: u64) -> bool {
+        let head = self
+            .store
+            .client
+            .head_object()
+            .bucket(self.store.bucket())
+            .key(self.store.key(&self.object))
+            .send()
+            .await;
+        head.is_ok_and(|head| {
+            head.content_length.and_then(|len| u64::try_from(len).ok()) == Some(bytes)
+        })
+    }
+}

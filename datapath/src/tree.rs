@@ -1,0 +1,356 @@
+//! Writing and reading the tree that describes one volume in one backup.
+
+use std::collections::{BTreeSet, HashMap};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+
+use crate::{
+    chunk::{ChunkId, ChunkIndex},
+    error::Error,
+    format::{
+        FormatError,
+        name::{ObjectKind, PackName},
+        pack::Place,
+        tree::{
+            Entry, HEIGHT_MAX, INNER_CHILDREN, InnerNode, LEAF_CHUNKS, Leaf, NodeRef, height_for,
+            node_id,
+        },
+    },
+    packer::PackWriter,
+    ranges::{Range, coalesce},
+    repository::Repository,
+};
+
+/// Nodes that lie this close are fetched in one request.
+const GAP_BYTES_MAX: u64 = 64 << 10;
+/// Length of one request for nodes.
+const RANGE_BYTES_MAX: u64 = 4 << 20;
+/// Requests, or batches of leaves, under way at once.
+const FETCHES: usize = 4;
+/// A node that does not match its id is fetched again so often: bits flip on the way, too.
+const TRIES: usize = 3;
+
+/// Builds a tree from chunks in the volume's order.
+pub struct TreeWriter {
+    packer: PackWriter,
+    /// Nodes that the store has, by id: those of the parent backup.
+    known: HashMap<[u8; 32], NodeRef>,
+    height: u32,
+    leaf_index: u64,
+    leaf: Leaf,
+    /// Inner nodes under construction; the first is a parent of leaves.
+    levels: Vec<Level>,
+    data_packs: BTreeSet<PackName>,
+    tree_packs: BTreeSet<PackName>,
+    top: Option<NodeRef>,
+}
+
+#[derive(Default)]
+struct Level {
+    index: u64,
+    children: Vec<(u32, NodeRef)>,
+    data_packs: BTreeSet<PackName>,
+}
+
+/// A tree that was written.
+pub struct WrittenTree {
+    /// Its top; `None` when the volume is all zero.
+    pub top: Option<NodeRef>,
+    /// Levels above the leaves.
+    pub height: u32,
+    /// The data packs that it refers to.
+    pub data_packs: BTreeSet<PackName>,
+    /// The tree packs that its nodes lie in.
+    pub tree_packs: BTreeSet<PackName>,
+    /// For what else belongs into tree packs.
+    pub packer: PackWriter,
+}
+
+impl TreeWriter {
+    /// A tree for a volume of so many chunks, written through `packer`.
+    pub fn new(packer: PackWriter, chunks: u64) -> Self {
+        let height = height_for(chunks);
+        Self {
+            packer,
+            known: HashMap::new(),
+            height,
+            leaf_index: 0,
+            leaf: Leaf::default(),
+            levels: (0..height).map(|_| Level::default()).collect(),
+            data_packs: BTreeSet::new(),
+            tree_packs: BTreeSet::new(),
+            top: None,
+        }
+    }
+
+    /// Says that the store has this node, so that an equal one is not written again.
+    pub fn know(&mut self, node: NodeRef) {
+        self.known.insert(node.id, node);
+    }
+
+    /// Takes up a chunk; indexes must ascend.
+    pub async fn push(
+        &mut self,
+        index: ChunkIndex,
+        id: ChunkId,
+        place: Place,
+    ) -> Result<(), Error> {
+        let (leaf_index, position) = (index.0 / LEAF_CHUNKS, index.0 % LEAF_CHUNKS);
+        if leaf_index != self.leaf_index {
+            self.end_leaf().await?;
+            self.leaf_index = leaf_index;
+        }
+        self.leaf.entries.push(Entry {
+            position: u32::try_from(position).expect("below 512"),
+            id,
+            place,
+        });
+        Ok(())
+    }
+
+    /// Ends the tree. Its nodes are durable when the packer has finished.
+    pub async fn finish(mut self) -> Result<WrittenTree, Error> {
+        self.end_leaf().await?;
+        for level in 0..self.levels.len() {
+            self.end_inner(level).await?;
+        }
+        Ok(WrittenTree {
+            top: self.top,
+            height: self.height,
+            data_packs: self.data_packs,
+            tree_packs: self.tree_packs,
+            packer: self.packer,
+        })
+    }
+
+    async fn end_leaf(&mut self) -> Result<(), Error> {
+        let leaf = std::mem::take(&mut self.leaf);
+        if leaf.entries.is_empty() {
+            return Ok(());
+        }
+        let packs: BTreeSet<PackName> = leaf.entries.iter().map(|it| it.place.pack).collect();
+        let node = self.store(leaf.encode()).await?;
+        self.data_packs.extend(&packs);
+        self.add_child(0, self.leaf_index, node).await?;
+        if let Some(parent) = self.levels.first_mut() {
+            parent.data_packs.extend(packs);
+        }
+        Ok(())
+    }
+
+    /// Puts a finished node into its parent at `level`, which ends the node before that parent.
+    async fn add_child(&mut self, level: usize, index: u64, node: NodeRef) -> Result<(), Error> {
+        let Some(open) = self.levels.get(level) else {
+            self.top = Some(node);
+            return Ok(());
+        };
+        let (parent, position) = (index / INNER_CHILDREN, index % INNER_CHILDREN);
+        if open.index != parent {
+            Box::pin(self.end_inner(level)).await?;
+        }
+        let open = &mut self.levels[level];
+        open.index = parent;
+        let position = u32::try_from(position).expect("below 128");
+        open.children.push((position, node));
+        Ok(())
+    }
+
+    async fn end_inner(&mut self, level: usize) -> Result<(), Error> {
+        let Level {
+            index,
+            children,
+            data_packs,
+        } = std::mem::take(&mut self.levels[level]);
+        if children.is_empty() {
+            return Ok(());
+        }
+        let node = InnerNode {
+            children,
+            data_packs: data_packs.into_iter().collect(),
+        };
+        let node = self.store(node.encode()).await?;
+        self.add_child(level + 1, index, node).await
+    }
+
+    async fn store(&mut self, bytes: Vec<u8>) -> Result<NodeRef, Error> {
+        let id = node_id(&bytes);
+        let node = match self.known.get(&id) {
+            Some(known) => *known,
+            None => {
+                let place = self.packer.append(&id, &[Bytes::from(bytes)]).await?;
+                let node = NodeRef { id, place };
+                self.known.insert(id, node);
+                node
+            }
+        };
+        self.tree_packs.insert(node.place.pack);
+        Ok(node)
+    }
+}
+
+/// A stored tree.
+#[derive(Debug, Clone, Copy)]
+pub struct Tree {
+    /// Its top; `None`: the volume is all zero.
+    pub top: Option<NodeRef>,
+    /// Levels above the leaves.
+    pub height: u32,
+}
+
+/// Neighbouring leaves, or why they cannot be read.
+pub type LeafBatch = Result<Vec<LeafAt>, Error>;
+
+/// A leaf and what is around it.
+pub struct LeafAt {
+    /// Position among the leaves.
+    pub index: u64,
+    /// Where it lies.
+    pub node: NodeRef,
+    /// What is in it.
+    pub leaf: Leaf,
+}
+
+impl LeafAt {
+    /// Position in the volume of one of its entries.
+    pub fn chunk_index(&self, entry: &Entry) -> ChunkIndex {
+        ChunkIndex(self.index * LEAF_CHUNKS + u64::from(entry.position))
+    }
+}
+
+impl Tree {
+    /// The inner nodes, and the leaves in the volume's order, in batches of neighbours that are
+    /// fetched ahead.
+    pub async fn leaf_batches<'a>(
+        &self,
+        repository: &'a Repository,
+    ) -> Result<(Vec<NodeRef>, impl Stream<Item = LeafBatch> + use<'a>), Error> {
+        if self.height > HEIGHT_MAX {
+            let object = "a root";
+            return Err(repository.refuse(object, FormatError::Damaged("its tree is too high")));
+        }
+        let mut level: Vec<(u64, NodeRef)> = self.top.map(|top| (0, top)).into_iter().collect();
+        let mut inner = Vec::new();
+        // Down to the parents of leaves; one of them stands for 16 GiB at 256 KiB chunks.
+        for _ in 1..self.height {
+            inner.extend(level.iter().map(|(_, node)| *node));
+            level = children(repository, &level).await?;
+        }
+        let has_parents = self.height > 0;
+        if has_parents {
+            inner.extend(level.iter().map(|(_, node)| *node));
+        }
+        let batches = stream::iter(level)
+            .map(move |parent| async move {
+                let leaves = if has_parents {
+                    children(repository, &[parent]).await?
+                } else {
+                    vec![parent]
+                };
+                fetch_leaves(repository, &leaves).await
+            })
+            .buffered(2);
+        Ok((inner, batches))
+    }
+}
+
+async fn children(
+    repository: &Repository,
+    parents: &[(u64, NodeRef)],
+) -> Result<Vec<(u64, NodeRef)>, Error> {
+    let nodes: Vec<NodeRef> = parents.iter().map(|(_, node)| *node).collect();
+    let mut all = Vec::new();
+    for ((index, node), bytes) in parents.iter().zip(fetch_nodes(repository, &nodes).await?) {
+        let inner = InnerNode::decode(&bytes).map_err(|source| refuse(repository, node, source))?;
+        let first = index * INNER_CHILDREN;
+        all.extend(
+            inner
+                .children
+                .into_iter()
+                .map(|(position, child)| (first + u64::from(position), child)),
+        );
+    }
+    Ok(all)
+}
+
+async fn fetch_leaves(
+    repository: &Repository,
+    leaves: &[(u64, NodeRef)],
+) -> Result<Vec<LeafAt>, Error> {
+    let nodes: Vec<NodeRef> = leaves.iter().map(|(_, node)| *node).collect();
+    let fetched = fetch_nodes(repository, &nodes).await?;
+    leaves
+        .iter()
+        .zip(fetched)
+        .map(|(&(index, node), bytes)| {
+            let leaf = Leaf::decode(&bytes).map_err(|source| refuse(repository, &node, source))?;
+            Ok(LeafAt { index, node, leaf })
+        })
+        .collect()
+}
+
+/// The checked bytes of nodes, in the order asked for; neighbours come in one request.
+pub(crate) async fn fetch_nodes(
+    repository: &Repository,
+    nodes: &[NodeRef],
+) -> Result<Vec<Bytes>, Error> {
+    let wanted: Vec<(Place, usize)> = nodes
+        .iter()
+        .enumerate()
+        .map(|(at, node)| (node.place, at))
+        .collect();
+    let ranges = coalesce(wanted, GAP_BYTES_MAX, RANGE_BYTES_MAX);
+    let mut found: Vec<Bytes> = vec![Bytes::new(); nodes.len()];
+    let mut fetched = stream::iter(ranges)
+        .map(|range| async move {
+            let bytes = fetch_range(repository, &range).await?;
+            Ok::<_, Error>((range, bytes))
+        })
+        .buffer_unordered(FETCHES);
+    while let Some((range, bytes)) = fetched.try_next().await? {
+        for (place, at) in &range.records {
+            let start = usize::try_from(u64::from(place.offset) - range.start).expect("in memory");
+            let node = bytes.slice(start..start + place.stored_bytes as usize);
+            found[*at] = checked(repository, &nodes[*at], node).await?;
+        }
+    }
+    Ok(found)
+}
+
+async fn fetch_range<T>(repository: &Repository, range: &Range<T>) -> Result<Bytes, Error> {
+    repository
+        .fetch_range(
+            &range.pack.object(ObjectKind::TreePack),
+            range.start,
+            range.end,
+            "a backup's tree lies in it",
+        )
+        .await
+}
+
+/// Holds a node against its id; fetches it again before it is called damaged.
+async fn checked(repository: &Repository, node: &NodeRef, bytes: Bytes) -> Result<Bytes, Error> {
+    let mut bytes = bytes;
+    for _ in 1..TRIES {
+        if node_id(&bytes) == node.id {
+            return Ok(bytes);
+        }
+        let place = node.place;
+        let alone = Range {
+            pack: place.pack,
+            start: u64::from(place.offset),
+            end: place.end(),
+            records: vec![(place, ())],
+        };
+        bytes = fetch_range(repository, &alone).await?;
+    }
+    if node_id(&bytes) == node.id {
+        return Ok(bytes);
+    }
+    let damaged = FormatError::Damaged("a tree node's bytes do not match its id");
+    Err(refuse(repository, node, damaged))
+}
+
+fn refuse(repository: &Repository, node: &NodeRef, source: FormatError) -> Error {
+    repository.refuse(&node.place.pack.object(ObjectKind::TreePack), source)
+}

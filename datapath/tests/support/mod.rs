@@ -1,0 +1,166 @@
+//! An endpoint, a store and volumes for the tests of the data path.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use ringback_datapath::{
+    backup::{self, Subject},
+    chunk::ChunkSize,
+    error::Error,
+    log::{Committed, Log},
+    progress::Progress,
+    repository::Repository,
+    restore::{self, Backup},
+    settings::Settings,
+    store::{
+        SharedCredentials,
+        location::{Credentials, Endpoint as Url, RepositoryPath, Secret, StoreConfig},
+        s3::S3Store,
+    },
+};
+use ringback_endpoint::{Endpoint, Options};
+use tempfile::TempDir;
+
+pub(crate) const BUCKET: &str = "bucket";
+
+/// A store and a folder for volumes.
+pub(crate) struct Bed {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) folder: TempDir,
+    pub(crate) settings: Settings,
+}
+
+impl Bed {
+    pub(crate) async fn new() -> Self {
+        let endpoint = Endpoint::start(Options {
+            buckets: vec![BUCKET.to_owned()],
+            ..Options::default()
+        })
+        .await
+        .expect("endpoint");
+        Self {
+            endpoint,
+            folder: tempfile::tempdir().expect("tempdir"),
+            settings: small_settings(),
+        }
+    }
+
+    pub(crate) fn config(&self) -> StoreConfig {
+        StoreConfig {
+            endpoint: Url::parse(&self.endpoint.url()).expect("a URL"),
+            region: Some("us-east-1".to_owned()),
+            verify_tls: true,
+            http_proxy: None,
+            https_proxy: None,
+            credentials: Credentials::Static {
+                access_key_id: Secret::new(self.endpoint.access_key_id()),
+                secret_access_key: Secret::new(self.endpoint.secret_access_key()),
+                session_token: None,
+            },
+        }
+    }
+
+    pub(crate) async fn store(&self) -> S3Store {
+        let config = self.config();
+        let credentials = SharedCredentials::new(config.credentials.clone());
+        S3Store::connect(
+            RepositoryPath::parse("bucket/repo").expect("a path"),
+            &config,
+            credentials,
+            Duration::from_secs(20),
+            self.settings.transfers_max,
+        )
+        .await
+    }
+
+    pub(crate) async fn repository(&self) -> Repository {
+        let size = ChunkSize::new(self.settings.chunk_bytes).expect("valid");
+        Repository::open_or_create(Arc::new(self.store().await), size)
+            .await
+            .expect("repository")
+    }
+
+    /// A sparse volume with these extents of data.
+    pub(crate) fn volume(&self, name: &str, bytes: u64, extents: &[(u64, Vec<u8>)]) -> PathBuf {
+        let path = self.folder.path().join(name);
+        let file = File::create_new(&path).expect("create");
+        file.set_len(bytes).expect("set_len");
+        for (offset, data) in extents {
+            file.write_all_at(data, *offset).expect("write");
+        }
+        path
+    }
+
+    pub(crate) async fn backup(&self, volume: &Path, name: &str) -> Result<Committed, Error> {
+        let repository = self.repository().await;
+        let mut log = Log::replay(&repository).await?;
+        let subject = Subject {
+            name: name.to_owned(),
+            request_name: name.to_owned(),
+            volume_handle: volume.file_name().expect("named").to_string_lossy().into(),
+            volume_identity: volume.display().to_string(),
+            created_ms: 0,
+        };
+        let progress = Arc::new(Progress::default());
+        backup::run(
+            &repository,
+            &mut log,
+            volume,
+            &subject,
+            &self.settings,
+            &progress,
+        )
+        .await
+    }
+
+    pub(crate) async fn restore(&self, name: &str) -> Result<PathBuf, Error> {
+        let repository = self.repository().await;
+        let opened = Backup::open(&repository, name).await?;
+        let target = self.folder.path().join(format!("restored-{name}"));
+        let file = File::create(&target).expect("create");
+        file.set_len(opened.volume_bytes()).expect("set_len");
+        let progress = Arc::new(Progress::default());
+        restore::run(&repository, &opened, &target, &self.settings, &progress).await?;
+        Ok(target)
+    }
+}
+
+/// Small chunks, parts and buffers, so that small volumes meet every limit.
+fn small_settings() -> Settings {
+    let mut settings = Settings {
+        chunk_bytes: 64 << 10,
+        queue_depth: 8,
+        buffer_bytes: 6 << 20,
+        ..Settings::default()
+    };
+    settings.data_packs.part_bytes = 5 << 20;
+    settings.data_packs.pack_bytes = 12 << 20;
+    settings
+}
+
+pub(crate) fn assert_same(left: &Path, right: &Path) {
+    let (left_bytes, right_bytes) = (
+        fs::read(left).expect("read"),
+        fs::read(right).expect("read"),
+    );
+    assert_eq!(left_bytes.len(), right_bytes.len());
+    let differs = left_bytes
+        .iter()
+        .zip(&right_bytes)
+        .position(|(a, b)| a != b);
+    assert_eq!(differs, None, "first different byte");
+}
+
+/// Bytes that do not repeat, from a seed.
+pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&seed.to_le_bytes());
+    hasher.finalize_xof().fill(&mut bytes);
+    bytes
+}

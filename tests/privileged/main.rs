@@ -1,0 +1,5 @@
+//! What needs root, loop devices and filesystems of its own:
+//! `cargo test -p ringback --features privileged --test privileged`.
+
+mod directory;
+mod support;
