@@ -1,7 +1,17 @@
-//! placeholder
+//! ringback: an lvmd that sends logical volumes to S3 and brings them back.
+//!
+//! A request comes in over gRPC ([`service`]), is read into one type of our own whatever its
+//! dialect ([`dialect`], [`request`], [`names`]), and carried out by the [`daemon`]: at once on a
+//! volume group ([`groups`], [`volume`]), or as a job that outlives the call ([`jobs`]).
 
 pub mod config;
+pub mod daemon;
 pub mod dialect;
+pub mod failure;
+pub mod groups;
+pub mod jobs;
 pub mod names;
 pub mod request;
+pub mod serve;
+pub mod service;
 pub mod volume;

@@ -5,7 +5,10 @@
 
 use ringback_datapath::store::location::{BackupPath, Secret, StoreConfig};
 
-use crate::names::{Invalid, Tag, VolumeName, check_lvm_name};
+use crate::{
+    names::{Invalid, Tag, VolumeName, check_lvm_name},
+    volume::Volume,
+};
 
 const GIB_SHIFT: u32 = 30;
 
@@ -239,6 +242,19 @@ pub struct VolumeInfo {
     pub path: String,
     /// Attributes as `lvs -o lv_attr` prints them.
     pub attr: String,
+}
+
+impl From<&Volume> for VolumeInfo {
+    fn from(volume: &Volume) -> Self {
+        Self {
+            name: volume.name.as_str().to_owned(),
+            size_bytes: volume.size_bytes,
+            dev: volume.device,
+            tags: volume.tags.clone(),
+            path: volume.path.display().to_string(),
+            attr: volume.attr.clone(),
+        }
+    }
 }
 
 #[cfg(test)]

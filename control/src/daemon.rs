@@ -1,0 +1,248 @@
+//! What the daemon does with a request that has been read and checked. It knows no gRPC but the
+//! codes, and no dialects.
+
+use std::sync::Arc;
+
+use ringback_datapath::{
+    log::{Committed, Log},
+    repository::Repository,
+    store::{
+        SharedCredentials,
+        location::{BackupPath, RepositoryPath, Secret, StoreConfig},
+    },
+};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+
+use crate::{
+    config::Config,
+    failure::Failure,
+    groups::{Class, Groups},
+    jobs::{OPEN_PATIENCE, backup::BackupJobs, repository, restore::RestoreJobs},
+    names::VolumeName,
+    request::{
+        ClassRef, CreateSnapshot, CreateVolume, RemoveVolume, ResizeVolume, ShrinkRule, VolumeInfo, VolumeSize,
+    },
+    volume::{self, NewSnapshot, NewVolume, Volume},
+};
+
+/// A running daemon, apart from its socket.
+pub struct Daemon {
+    /// The device classes and their groups.
+    pub groups: Arc<Groups>,
+    /// Backups.
+    pub backups: BackupJobs,
+    /// Restores.
+    pub restores: Arc<RestoreJobs>,
+    config: Arc<Config>,
+    revision: watch::Sender<u64>,
+    stopping: CancellationToken,
+}
+
+/// What Watch tells of one class.
+pub struct ClassSpace {
+    /// Its name.
+    pub name: String,
+    /// Whether it is the default one.
+    pub default: bool,
+    /// Free bytes, spare subtracted.
+    pub free_bytes: u64,
+    /// Size of its group.
+    pub size_bytes: u64,
+}
+
+impl Daemon {
+    /// Opens the groups.
+    pub async fn open(config: Config) -> Result<Self, Failure> {
+        let groups = Arc::new(Groups::open(&config).await?);
+        let config = Arc::new(config);
+        let turns = Arc::new(Semaphore::new(config.datapath.jobs_max as usize));
+        let revision = watch::Sender::new(0);
+        Ok(Self {
+            backups: BackupJobs::new(&config, &groups, &turns),
+            restores: Arc::new(RestoreJobs::new(&config, &turns, &revision)),
+            groups,
+            config,
+            revision,
+            stopping: CancellationToken::new(),
+        })
+    }
+
+    /// Makes a volume, empty or from a backup.
+    pub async fn create(&self, mut request: CreateVolume) -> Result<VolumeInfo, Failure> {
+        let class = self.groups.class(&request.device_class)?;
+        class.check_name(&request.name)?;
+        let layout = class.layout(&self.config, request.option_class.as_deref())?;
+        if let Some(source) = request.source.take() {
+            return self.restores.create(request, source, class, layout).await;
+        }
+        let created = class
+            .group
+            .create(NewVolume {
+                name: request.name,
+                size_bytes: request.size.bytes(),
+                tags: request.tags,
+                layout,
+            })
+            .await?;
+        self.changed();
+        Ok((&created).into())
+    }
+
+    /// Removes a volume, or a restore before it became one.
+    pub async fn remove(&self, request: &RemoveVolume) -> Result<(), Failure> {
+        let class = self.groups.class(&request.device_class)?;
+        let group_name = &class.config.volume_group;
+        let was_restoring = self.restores.cancel_on(group_name, &request.name).await;
+        self.backups.cancel_on(group_name, &request.name).await;
+        match class.group.remove(&request.name).await {
+            Err(volume::Error::NotFound(_)) if was_restoring => {}
+            removed => removed?,
+        }
+        self.changed();
+        Ok(())
+    }
+
+    /// Grows a volume; its size then.
+    pub async fn resize(&self, request: &ResizeVolume) -> Result<u64, Failure> {
+        let class = self.groups.class(&request.device_class)?;
+        let volume = existing(class, &request.name).await?;
+        let wanted = request.size.bytes();
+        if wanted <= volume.size_bytes {
+            return match request.shrink {
+                ShrinkRule::Keep => Ok(volume.size_bytes),
+                ShrinkRule::Refuse if wanted == volume.size_bytes => Ok(wanted),
+                ShrinkRule::Refuse => Err(Failure::new(
+                    Code::OutOfRange,
+                    format!(
+                        "size_gb asks for {wanted} bytes and volume {} has {}; volumes only grow",
+                        request.name, volume.size_bytes
+                    ),
+                )),
+            };
+        }
+        let grown = class.group.resize(&request.name, wanted).await?;
+        self.changed();
+        Ok(grown.size_bytes)
+    }
+
+    /// Makes a snapshot that is a volume of its own.
+    pub async fn snapshot(&self, request: CreateSnapshot) -> Result<VolumeInfo, Failure> {
+        let class = self.groups.class(&request.device_class)?;
+        class.check_name(&request.name)?;
+        let source = existing(class, &request.source).await?;
+        let size_bytes = request.size.map_or(source.size_bytes, VolumeSize::bytes);
+        if size_bytes < source.size_bytes {
+            return Err(Failure::new(
+                Code::OutOfRange,
+                format!(
+                    "size_bytes is {size_bytes} and the source {} has {}; a snapshot is at least \
+                     as large",
+                    request.source, source.size_bytes
+                ),
+            ));
+        }
+        let snapshot = class
+            .group
+            .snapshot(NewSnapshot {
+                name: request.name,
+                source: request.source,
+                size_bytes,
+                tags: request.tags,
+                writable: request.writable,
+            })
+            .await?;
+        self.changed();
+        Ok((&snapshot).into())
+    }
+
+    /// The volumes of a class that can be read correctly.
+    pub async fn list(&self, class: &ClassRef) -> Result<Vec<VolumeInfo>, Failure> {
+        let class = self.groups.class(class)?;
+        let volumes = class.group.list().await?;
+        Ok(volumes.iter().map(Into::into).collect())
+    }
+
+    /// Free bytes of a class.
+    pub async fn free_bytes(&self, class: &ClassRef) -> Result<u64, Failure> {
+        self.groups.class(class)?.free_bytes().await
+    }
+
+    /// The room of all classes.
+    pub async fn spaces(&self) -> Result<Vec<ClassSpace>, Failure> {
+        let mut spaces = Vec::new();
+        for class in self.groups.classes() {
+            spaces.push(ClassSpace {
+                name: class.config.name.clone(),
+                default: class.config.default,
+                free_bytes: class.free_bytes().await?,
+                size_bytes: class.group.free().await?.size_bytes,
+            });
+        }
+        Ok(spaces)
+    }
+
+    /// Tells when anything changed that `spaces` shows.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+
+    /// The backups of a repository, in the order of their commits.
+    pub async fn backups_in(
+        &self,
+        path: &RepositoryPath,
+        store: &StoreConfig,
+        encryption_key: Option<&Secret>,
+    ) -> Result<Vec<Committed>, Failure> {
+        let store = repository::admit(&self.config, store, encryption_key)?;
+        let credentials = SharedCredentials::new(store.credentials.clone());
+        let store =
+            repository::connect(&self.config, path, &store, &credentials, OPEN_PATIENCE).await;
+        let repository = Repository::open(Arc::new(store)).await?;
+        Ok(Log::replay(&repository).await?.commits().to_vec())
+    }
+
+    /// One backup.
+    pub async fn backup_at(
+        &self,
+        path: &BackupPath,
+        store: &StoreConfig,
+        encryption_key: Option<&Secret>,
+    ) -> Result<Committed, Failure> {
+        let all = self
+            .backups_in(path.repository(), store, encryption_key)
+            .await?;
+        let found = all.into_iter().find(|it| it.commit.name == path.name());
+        found.ok_or_else(|| {
+            Failure::new(
+                Code::NotFound,
+                format!(
+                    "there is no backup {:?} in {}",
+                    path.name(),
+                    path.repository()
+                ),
+            )
+        })
+    }
+
+    /// Resolves when the daemon is told to stop.
+    pub fn stopping(&self) -> CancellationToken {
+        self.stopping.clone()
+    }
+
+    /// Ends Watch streams and jobs; when it returns, no job runs.
+    pub async fn stop(&self) {
+        self.stopping.cancel();
+        tokio::join!(self.backups.cancel_all(), self.restores.cancel_all());
+    }
+
+    fn changed(&self) {
+        self.revision.send_modify(|revision| *revision += 1);
+    }
+}
+
+async fn existing(class: &Class, name: &VolumeName) -> Result<Volume, Failure> {
+    let found = class.group.get(name).await?;
+    found.ok_or_else(|| volume::Error::NotFound(name.clone()).into())
+}

@@ -1,0 +1,148 @@
+//! Backups and restores at work. They run apart from the calls that began them: a call that is
+//! cancelled changes nothing.
+
+pub mod backup;
+pub mod repository;
+pub mod restore;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ringback_datapath::{progress::Progress, store::ObjectStore};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// How long trouble with the store is retried within a job.
+pub(crate) const JOB_PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// The same for opening a backup, which a caller waits for.
+pub(crate) const OPEN_PATIENCE: Duration = Duration::from_secs(10);
+/// The same for the question whether a backup of a volume that is not here exists.
+pub(crate) const ASK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How far a job is, whatever its kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Opening the repository, waiting for its turn, taking the snapshot.
+    Preparing,
+    /// Moving data.
+    Running,
+    /// It did what it was to do.
+    Done,
+    /// It did not.
+    Failed,
+}
+
+/// What everybody may look at while a job runs.
+pub struct Watched {
+    /// Counters of the data path.
+    pub progress: Arc<Progress>,
+    /// When the job began.
+    pub started: Instant,
+    /// Ends the job.
+    pub cancel: CancellationToken,
+    store: std::sync::OnceLock<Arc<dyn ObjectStore>>,
+}
+
+impl Watched {
+    fn new() -> Self {
+        Self {
+            progress: Arc::default(),
+            started: Instant::now(),
+            cancel: CancellationToken::new(),
+            store: std::sync::OnceLock::new(),
+        }
+    }
+
+    fn set_store(&self, store: Arc<dyn ObjectStore>) {
+        // Set once by the job itself.
+        let _ = self.store.set(store);
+    }
+
+    /// Payload bytes sent and received.
+    pub fn wire_bytes(&self) -> u64 {
+        self.store
+            .get()
+            .map_or(0, |store| store.meter().sent() + store.meter().received())
+    }
+
+    /// `42.1 % of 3.0 GiB, 512 MiB/s, 1.2 GiB over the wire, 10 s left`.
+    pub fn describe(&self) -> String {
+        let total = self.progress.total_bytes();
+        if total == 0 {
+            return "preparing".to_owned();
+        }
+        let done = self.progress.done_bytes();
+        let seconds = self.started.elapsed().as_secs_f64().max(0.001);
+        let rate = done as f64 / seconds;
+        let left = if rate >= 1.0 {
+            format!("{:.0} s left", total.saturating_sub(done) as f64 / rate)
+        } else {
+            "time left unknown".to_owned()
+        };
+        format!(
+            "{:.1} % of {}, {}/s, {} over the wire, {left}",
+            done as f64 * 100.0 / total as f64,
+            Bytes(total),
+            Bytes(to_whole(rate)),
+            Bytes(self.wire_bytes()),
+        )
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a rate in bytes per second"
+)]
+fn to_whole(rate: f64) -> u64 {
+    rate as u64
+}
+
+/// A number of bytes, shown with a binary unit.
+pub struct Bytes(pub u64);
+
+impl std::fmt::Display for Bytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+        let mut value = self.0 as f64;
+        let mut unit = 0;
+        while value >= 1024.0 && unit + 1 < UNITS.len() {
+            value /= 1024.0;
+            unit += 1;
+        }
+        let decimals = usize::from(unit > 0 && value < 100.0);
+        f.pad(&format!("{value:.decimals$} {}", UNITS[unit]))
+    }
+}
+
+/// Waits until a job's state satisfies `is_met`; the state then.
+async fn wait_for<T: Clone>(state: &watch::Sender<T>, is_met: impl FnMut(&T) -> bool) -> T {
+    let mut receiver = state.subscribe();
+    let met = receiver
+        .wait_for(is_met)
+        .await
+        .expect("the sender lives as long as the job is referred to");
+    met.clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_shown_with_their_unit() {
+        for (bytes, shown) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (3 << 30, "3.0 GiB"),
+            (150 << 20, "150 MiB"),
+            (u64::MAX, "16384 PiB"),
+        ] {
+            assert_eq!(Bytes(bytes).to_string(), shown);
+        }
+        assert_eq!(format!("{:>9}|", Bytes(1024)), "  1.0 KiB|");
+    }
+}

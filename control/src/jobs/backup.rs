@@ -1,0 +1,457 @@
+//! Backup jobs: started by a call, asked about by the next ones.
+//!
+//! The store is the truth about backups. What is kept here is what runs, what a caller was not
+//! yet told, and, to answer polls, what has lately been completed.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::UNIX_EPOCH,
+};
+
+use ringback_datapath::{
+    backup::{self, Subject},
+    copy,
+    log::{self, Committed, Log},
+    repository::Repository,
+    store::{SharedCredentials, location::BackupPath, location::StoreConfig},
+};
+use ringback_proto::repository::Commit;
+use tokio::sync::{Semaphore, watch};
+use tonic::Code;
+
+use super::{ASK_PATIENCE, Bytes, JOB_PATIENCE, Phase, Watched, repository, wait_for};
+use crate::{
+    config::Config,
+    failure::Failure,
+    groups::{Groups, Located},
+    names::VolumeName,
+    request::CreateBackup,
+    volume::{BackupSnapshot, Frozen},
+};
+
+/// Completed backups that are remembered, so that a poll need not ask the store.
+const REMEMBERED_MAX: usize = 1024;
+
+/// All backup jobs.
+pub struct BackupJobs {
+    config: Arc<Config>,
+    groups: Arc<Groups>,
+    turns: Arc<Semaphore>,
+    jobs: Mutex<HashMap<String, Arc<BackupJob>>>,
+}
+
+/// One backup job.
+pub struct BackupJob {
+    request: CreateBackup,
+    store: StoreConfig,
+    located: Located,
+    credentials: SharedCredentials,
+    /// What may be looked at while it runs.
+    pub watched: Watched,
+    state: watch::Sender<State>,
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    Preparing,
+    Running,
+    Done(String),
+    Failed(String),
+}
+
+/// A backup's state as a caller is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BackupState {
+    /// It runs; how far it is.
+    InProgress(String),
+    /// It exists; what it took.
+    Complete(String),
+    /// It does not; why.
+    Error(String),
+}
+
+impl BackupJobs {
+    /// No jobs yet; `turns` are shared by all jobs that move data.
+    pub fn new(config: &Arc<Config>, groups: &Arc<Groups>, turns: &Arc<Semaphore>) -> Self {
+        Self {
+            config: Arc::clone(config),
+            groups: Arc::clone(groups),
+            turns: Arc::clone(turns),
+            jobs: Mutex::default(),
+        }
+    }
+
+    /// Starts a backup, or tells how the one of this name does.
+    pub async fn start_or_poll(&self, request: CreateBackup) -> Result<BackupState, Failure> {
+        let source = &request.source;
+        let store = repository::admit(&self.config, &source.store, source.encryption_key.as_ref())?;
+        if !log::entry_fits(
+            source.backup.name(),
+            &request.name,
+            request.volume_handle.as_str(),
+        ) {
+            return Err(Failure::new(
+                Code::InvalidArgument,
+                "backup.name, backup.volume_handle and the last component of the path have more \
+                 than 1000 bytes together; use shorter names",
+            ));
+        }
+        if let Some(state) = self.poll(&request)? {
+            return Ok(state);
+        }
+        match self.groups.find(&request.volume_handle).await? {
+            Some(located) => Ok(self.start(request, store, located)),
+            None => self.ask_the_store(&request, &store).await,
+        }
+    }
+
+    /// The job of this name.
+    pub fn get(&self, name: &str) -> Option<Arc<BackupJob>> {
+        self.jobs().get(name).cloned()
+    }
+
+    /// Cancels the backups of this volume and waits until they have let go of it.
+    pub async fn cancel_on(&self, group_name: &str, volume: &VolumeName) {
+        let concerned: Vec<_> = self
+            .jobs()
+            .values()
+            .filter(|job| {
+                job.located.group_name == group_name && job.located.volume.name == *volume
+            })
+            .cloned()
+            .collect();
+        for job in concerned {
+            job.cancel().await;
+        }
+    }
+
+    /// Cancels every job and waits for their ends.
+    pub async fn cancel_all(&self) {
+        let all: Vec<_> = self.jobs().values().cloned().collect();
+        for job in &all {
+            job.watched.cancel.cancel();
+        }
+        for job in all {
+            job.cancel().await;
+        }
+    }
+
+    /// The state of a job that is known here, unless a new one must be begun.
+    fn poll(&self, request: &CreateBackup) -> Result<Option<BackupState>, Failure> {
+        let mut jobs = self.jobs();
+        let Some(job) = jobs.get(&request.name) else {
+            return Ok(None);
+        };
+        let same = job.request.volume_handle == request.volume_handle
+            && job.request.source.backup == request.source.backup;
+        let state = job.state.borrow().clone();
+        match state {
+            State::Preparing | State::Running if same => {
+                let credentials = request.source.store.credentials.clone();
+                job.credentials.replace(credentials);
+                Ok(Some(BackupState::InProgress(job.watched.describe())))
+            }
+            State::Preparing | State::Running => Err(Failure::new(
+                Code::Aborted,
+                format!(
+                    "backup.name {:?} belongs to a running backup of {:?} to {}; choose another \
+                     name, or wait for its end",
+                    request.name,
+                    job.request.volume_handle.as_str(),
+                    job.request.source.backup
+                ),
+            )),
+            State::Done(message) if same => Ok(Some(BackupState::Complete(message))),
+            State::Failed(message) if same => {
+                jobs.remove(&request.name);
+                Ok(Some(BackupState::Error(message)))
+            }
+            State::Done(_) | State::Failed(_) => {
+                jobs.remove(&request.name);
+                Ok(None)
+            }
+        }
+    }
+
+    fn start(&self, request: CreateBackup, store: StoreConfig, located: Located) -> BackupState {
+        let mut jobs = self.jobs();
+        if let Some(job) = jobs.get(&request.name) {
+            // Another call was faster.
+            return BackupState::InProgress(job.watched.describe());
+        }
+        forget_some(&mut jobs);
+        let job = Arc::new(BackupJob {
+            credentials: SharedCredentials::new(store.credentials.clone()),
+            store,
+            located,
+            watched: Watched::new(),
+            state: watch::Sender::new(State::Preparing),
+            request,
+        });
+        jobs.insert(job.request.name.clone(), Arc::clone(&job));
+        let message = job.watched.describe();
+        tokio::spawn(job.run(Arc::clone(&self.config), Arc::clone(&self.turns)));
+        BackupState::InProgress(message)
+    }
+
+    /// The volume is not here: a backup of it may exist all the same, from before.
+    async fn ask_the_store(
+        &self,
+        request: &CreateBackup,
+        store: &StoreConfig,
+    ) -> Result<BackupState, Failure> {
+        let path = &request.source.backup;
+        let credentials = SharedCredentials::new(store.credentials.clone());
+        let asked = async {
+            let s3 = repository::connect(
+                &self.config,
+                path.repository(),
+                store,
+                &credentials,
+                ASK_PATIENCE,
+            )
+            .await;
+            repository::find(s3, path.name()).await
+        };
+        let found = tokio::time::timeout(ASK_PATIENCE, asked).await.map_err(|_| {
+            Failure::new(
+                Code::Unavailable,
+                format!(
+                    "volume {:?} is not here, and the store did not say within {} s whether its \
+                     backup {path} exists",
+                    request.volume_handle.as_str(),
+                    ASK_PATIENCE.as_secs()
+                ),
+            )
+        })??;
+        match found {
+            Some(Committed { commit, .. }) if is_of_request(&commit, request) => {
+                Ok(BackupState::Complete(describe_commit(&commit)))
+            }
+            _ => Err(Failure::new(
+                Code::NotFound,
+                format!(
+                    "backup.volume_handle {:?}: there is no such volume, nor a backup of it at \
+                     {path}",
+                    request.volume_handle.as_str()
+                ),
+            )),
+        }
+    }
+
+    fn jobs(&self) -> MutexGuard<'_, HashMap<String, Arc<BackupJob>>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps the memory for completed jobs bounded; the store answers for those forgotten.
+fn forget_some(jobs: &mut HashMap<String, Arc<BackupJob>>) {
+    if jobs.len() >= REMEMBERED_MAX {
+        jobs.retain(|_, job| !matches!(*job.state.borrow(), State::Done(_)));
+    }
+}
+
+impl BackupJob {
+    /// Where it is.
+    pub fn phase(&self) -> (Phase, String) {
+        match &*self.state.borrow() {
+            State::Preparing => (Phase::Preparing, String::new()),
+            State::Running => (Phase::Running, String::new()),
+            State::Done(_) => (Phase::Done, String::new()),
+            State::Failed(message) => (Phase::Failed, message.clone()),
+        }
+    }
+
+    async fn cancel(&self) {
+        self.watched.cancel.cancel();
+        wait_for(&self.state, |state| {
+            matches!(state, State::Done(_) | State::Failed(_))
+        })
+        .await;
+    }
+
+    async fn run(self: Arc<Self>, config: Arc<Config>, turns: Arc<Semaphore>) {
+        let name = &self.request.name;
+        let ended = match self.back_up(&config, &turns).await {
+            Ok(message) => {
+                tracing::info!(backup = name, path = %self.request.source.backup, message, "backup complete");
+                State::Done(message)
+            }
+            Err(failure) => {
+                tracing::warn!(backup = name, path = %self.request.source.backup, error = %failure, "backup failed");
+                State::Failed(failure.message)
+            }
+        };
+        self.state.send_replace(ended);
+    }
+
+    async fn back_up(&self, config: &Config, turns: &Semaphore) -> Result<String, Failure> {
+        let cancelled = || {
+            Failure::new(
+                Code::Aborted,
+                "cancelled: the volume was removed, or the daemon is stopping",
+            )
+        };
+        let prepared = tokio::select! {
+            () = self.watched.cancel.cancelled() => return Err(cancelled()),
+            prepared = self.prepare(config, turns) => prepared?,
+        };
+        let mut work = match prepared {
+            Prepared::Complete(message) => return Ok(message),
+            Prepared::Ready(work) => work,
+        };
+        // From here on there is a snapshot, to be removed whatever happens.
+        let result = tokio::select! {
+            () = self.watched.cancel.cancelled() => Err(cancelled()),
+            result = self.move_data(config, &mut work) => result,
+        };
+        let warning = work.snapshot.warning.clone();
+        let released = work.snapshot.release().await;
+        let mut message = result?;
+        released?;
+        if let Some(warning) = warning {
+            message = format!("{message}; {warning}");
+        }
+        Ok(message)
+    }
+
+    /// Asks the store whether there is anything to do, waits for a turn, takes the snapshot.
+    async fn prepare<'a>(
+        &self,
+        config: &Config,
+        turns: &'a Semaphore,
+    ) -> Result<Prepared<'a>, Failure> {
+        let path: &BackupPath = &self.request.source.backup;
+        let store = repository::connect(
+            config,
+            path.repository(),
+            &self.store,
+            &self.credentials,
+            JOB_PATIENCE,
+        )
+        .await;
+        let store: Arc<dyn ringback_datapath::store::ObjectStore> = Arc::new(store);
+        self.watched.set_store(Arc::clone(&store));
+        let size = repository::chunk_size(&repository::settings(&config.datapath));
+        let repository = Repository::open_or_create(store, size).await?;
+        let log = Log::replay(&repository).await?;
+        if let Some(there) = log.find(path.name()) {
+            return self.judge(&there.commit).map(Prepared::Complete);
+        }
+        let turn = turns
+            .acquire()
+            .await
+            .expect("the semaphore is never closed");
+        let name = &self.located.volume.name;
+        let snapshot = self.located.group.freeze_for_backup(name).await?;
+        if let Some(warning) = &snapshot.warning {
+            tracing::warn!(volume = %name, warning, "snapshot");
+        }
+        Ok(Prepared::Ready(Box::new(Work {
+            repository,
+            log,
+            snapshot,
+            _turn: turn,
+        })))
+    }
+
+    async fn move_data(&self, config: &Config, work: &mut Work<'_>) -> Result<String, Failure> {
+        self.state.send_replace(State::Running);
+        let settings = repository::settings(&config.datapath);
+        let frozen = match &work.snapshot.frozen {
+            Frozen::Snapshot(path) => path,
+            Frozen::NeedsCopy { from, to } => {
+                copy::run(from, to, &settings, &Arc::default()).await?;
+                to
+            }
+        };
+        let subject = self.subject(&work.snapshot);
+        let progress = &self.watched.progress;
+        let done = backup::run(
+            &work.repository,
+            &mut work.log,
+            frozen,
+            &subject,
+            &settings,
+            progress,
+        )
+        .await;
+        match done {
+            Ok(committed) => Ok(describe_commit(&committed.commit)),
+            // Somebody else took the name while we worked, or an answer came in late.
+            Err(ringback_datapath::error::Error::NameTaken { .. }) => {
+                let there = work.log.find(&subject.name);
+                self.judge(&there.expect("the log names it").commit)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn subject(&self, snapshot: &BackupSnapshot) -> Subject {
+        let since_1970 = snapshot.created_at.duration_since(UNIX_EPOCH);
+        Subject {
+            name: self.request.source.backup.name().to_owned(),
+            request_name: self.request.name.clone(),
+            volume_handle: self.request.volume_handle.as_str().to_owned(),
+            volume_identity: self.located.volume.identity.clone(),
+            created_ms: since_1970.map_or(0, |since| {
+                u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+            }),
+        }
+    }
+
+    /// Whether the commit at this path is the backup that was asked for.
+    fn judge(&self, commit: &Commit) -> Result<String, Failure> {
+        let path = &self.request.source.backup;
+        let refuse = |what: String| {
+            Err(Failure::new(
+                Code::AlreadyExists,
+                format!("{path} is taken by a backup {what}; choose another path"),
+            ))
+        };
+        if commit.request_name != self.request.name {
+            return refuse(format!("named {:?}", commit.request_name));
+        }
+        if commit.volume_handle != self.request.volume_handle.as_str() {
+            return refuse(format!("of volume {:?}", commit.volume_handle));
+        }
+        if commit.volume_identity != self.located.volume.identity {
+            return refuse(format!(
+                "of an earlier volume {:?} (identity {})",
+                commit.volume_handle, commit.volume_identity
+            ));
+        }
+        Ok(describe_commit(commit))
+    }
+}
+
+enum Prepared<'a> {
+    /// The store has this backup already.
+    Complete(String),
+    Ready(Box<Work<'a>>),
+}
+
+struct Work<'a> {
+    repository: Repository,
+    log: Log,
+    snapshot: BackupSnapshot,
+    _turn: tokio::sync::SemaphorePermit<'a>,
+}
+
+fn is_of_request(commit: &Commit, request: &CreateBackup) -> bool {
+    commit.request_name == request.name && commit.volume_handle == request.volume_handle.as_str()
+}
+
+fn describe_commit(commit: &Commit) -> String {
+    let statistics = commit.statistics.unwrap_or_default();
+    format!(
+        "{} backed up: {} new, {} unchanged, {} deduplicated, {} zero or never written; {} sent",
+        Bytes(commit.volume_bytes),
+        Bytes(statistics.new_bytes),
+        Bytes(statistics.unchanged_bytes),
+        Bytes(statistics.duplicate_bytes),
+        Bytes(statistics.zero_bytes + statistics.hole_bytes),
+        Bytes(statistics.sent_bytes),
+    )
+}

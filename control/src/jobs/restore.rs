@@ -1,0 +1,374 @@
+//! Restore jobs: volumes that come into being from a backup.
+//!
+//! Ordering rule: the backup is opened and checked before a volume is made; the volume has no
+//! name until all its bytes are durable.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use ringback_datapath::{
+    error::Error as DatapathError,
+    repository::Repository,
+    restore::{self, Backup},
+    store::{SharedCredentials, location::StoreConfig, s3::S3Store},
+};
+use tokio::sync::{Semaphore, watch};
+use tonic::Code;
+
+use super::{JOB_PATIENCE, OPEN_PATIENCE, Phase, Watched, repository, wait_for};
+use crate::{
+    config::Config,
+    failure::Failure,
+    groups::Class,
+    names::VolumeName,
+    request::{CreateVolume, DataSource, VolumeInfo},
+    volume::{LayoutOptions, NewVolume, PendingVolume},
+};
+
+/// All restore jobs, by group and volume name.
+pub struct RestoreJobs {
+    config: Arc<Config>,
+    turns: Arc<Semaphore>,
+    on_change: watch::Sender<u64>,
+    jobs: Mutex<HashMap<Key, Arc<RestoreJob>>>,
+}
+
+type Key = (String, VolumeName);
+
+/// One restore job.
+pub struct RestoreJob {
+    request: CreateVolume,
+    source: DataSource,
+    store: StoreConfig,
+    class: Class,
+    layout: LayoutOptions,
+    credentials: SharedCredentials,
+    /// What may be looked at while it runs.
+    pub watched: Watched,
+    state: watch::Sender<State>,
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    /// The backup is being opened and checked; no volume was made.
+    Opening,
+    /// The volume is being filled.
+    Running,
+    Done(VolumeInfo),
+    Failed(Failure),
+}
+
+impl RestoreJobs {
+    /// No jobs yet; `turns` are shared by all jobs that move data, `on_change` is told when a
+    /// volume appears.
+    pub fn new(
+        config: &Arc<Config>,
+        turns: &Arc<Semaphore>,
+        on_change: &watch::Sender<u64>,
+    ) -> Self {
+        Self {
+            config: Arc::clone(config),
+            turns: Arc::clone(turns),
+            on_change: on_change.clone(),
+            jobs: Mutex::default(),
+        }
+    }
+
+    /// Makes a volume that holds a backup: answers when it does, or, asynchronously, when it is
+    /// sure to be tried.
+    pub async fn create(
+        self: &Arc<Self>,
+        request: CreateVolume,
+        source: DataSource,
+        class: &Class,
+        layout: LayoutOptions,
+    ) -> Result<VolumeInfo, Failure> {
+        let store = repository::admit(&self.config, &source.store, source.encryption_key.as_ref())?;
+        let synchronous = source.synchronous;
+        let job = self.start_or_join(request, source, store, class, layout)?;
+        let state = wait_for(&job.state, |state| match state {
+            State::Opening => false,
+            State::Running => !synchronous,
+            State::Done(_) | State::Failed(_) => true,
+        })
+        .await;
+        match state {
+            State::Opening | State::Running => Ok(job.pending_info()),
+            State::Done(volume) => Ok(volume),
+            State::Failed(failure) => {
+                // Told: the next call starts anew.
+                self.forget(&job);
+                Err(failure)
+            }
+        }
+    }
+
+    /// The job that fills this volume.
+    pub fn get(&self, group_name: &str, name: &VolumeName) -> Option<Arc<RestoreJob>> {
+        let key = (group_name.to_owned(), name.clone());
+        self.jobs().get(&key).cloned()
+    }
+
+    /// Cancels the restore of this volume and waits until nothing is left of it; whether there
+    /// was one.
+    pub async fn cancel_on(&self, group_name: &str, name: &VolumeName) -> bool {
+        let Some(job) = self.get(group_name, name) else {
+            return false;
+        };
+        let was_running = !job.is_over();
+        job.cancel().await;
+        self.forget(&job);
+        was_running
+    }
+
+    /// Cancels every job and waits for their ends.
+    pub async fn cancel_all(&self) {
+        let all: Vec<_> = self.jobs().values().cloned().collect();
+        for job in &all {
+            job.watched.cancel.cancel();
+        }
+        for job in all {
+            job.cancel().await;
+        }
+    }
+
+    fn start_or_join(
+        self: &Arc<Self>,
+        request: CreateVolume,
+        source: DataSource,
+        store: StoreConfig,
+        class: &Class,
+        layout: LayoutOptions,
+    ) -> Result<Arc<RestoreJob>, Failure> {
+        let key = (class.config.volume_group.clone(), request.name.clone());
+        let mut jobs = self.jobs();
+        if let Some(job) = jobs.get(&key) {
+            if job.is_same(&request, &source) {
+                job.credentials.replace(source.store.credentials);
+                return Ok(Arc::clone(job));
+            }
+            if !job.is_over() {
+                return Err(Failure::new(
+                    Code::AlreadyExists,
+                    format!(
+                        "name {:?}: a volume of that name is being restored from {}",
+                        request.name.as_str(),
+                        job.source.backup
+                    ),
+                ));
+            }
+        }
+        let job = Arc::new(RestoreJob {
+            credentials: SharedCredentials::new(store.credentials.clone()),
+            request,
+            source,
+            store,
+            class: class.clone(),
+            layout,
+            watched: Watched::new(),
+            state: watch::Sender::new(State::Opening),
+        });
+        jobs.insert(key, Arc::clone(&job));
+        tokio::spawn(Arc::clone(self).run(Arc::clone(&job)));
+        Ok(job)
+    }
+
+    async fn run(self: Arc<Self>, job: Arc<RestoreJob>) {
+        let result = job.restore(&self.config, &self.turns).await;
+        let name = job.request.name.as_str();
+        match result {
+            Ok(volume) => {
+                tracing::info!(volume = name, backup = %job.source.backup, "restore complete");
+                // The volume speaks for itself now.
+                self.forget(&job);
+                job.state.send_replace(State::Done(volume));
+                self.on_change.send_modify(|revision| *revision += 1);
+            }
+            Err(failure) => {
+                tracing::warn!(volume = name, backup = %job.source.backup, error = %failure, "restore failed");
+                job.state.send_replace(State::Failed(failure));
+            }
+        }
+    }
+
+    fn forget(&self, job: &Arc<RestoreJob>) {
+        let key = (
+            job.class.config.volume_group.clone(),
+            job.request.name.clone(),
+        );
+        let mut jobs = self.jobs();
+        if jobs.get(&key).is_some_and(|known| Arc::ptr_eq(known, job)) {
+            jobs.remove(&key);
+        }
+    }
+
+    fn jobs(&self) -> MutexGuard<'_, HashMap<Key, Arc<RestoreJob>>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl RestoreJob {
+    /// Where it is.
+    pub fn phase(&self) -> (Phase, String) {
+        match &*self.state.borrow() {
+            State::Opening => (Phase::Preparing, String::new()),
+            State::Running => (Phase::Running, String::new()),
+            State::Done(_) => (Phase::Done, String::new()),
+            State::Failed(failure) => (Phase::Failed, failure.message.clone()),
+        }
+    }
+
+    /// The same name, size and backup; credentials may have been renewed.
+    fn is_same(&self, request: &CreateVolume, source: &DataSource) -> bool {
+        self.request.name == request.name
+            && self.request.size == request.size
+            && self.source.backup == source.backup
+            && self.source.store.endpoint == source.store.endpoint
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(*self.state.borrow(), State::Done(_) | State::Failed(_))
+    }
+
+    async fn cancel(&self) {
+        self.watched.cancel.cancel();
+        wait_for(&self.state, |state| {
+            matches!(state, State::Done(_) | State::Failed(_))
+        })
+        .await;
+    }
+
+    /// The volume as an asynchronous caller is told of it: without a device, for it has none yet.
+    fn pending_info(&self) -> VolumeInfo {
+        VolumeInfo {
+            name: self.request.name.as_str().to_owned(),
+            size_bytes: self.request.size.bytes(),
+            tags: self.tags(),
+            ..VolumeInfo::default()
+        }
+    }
+
+    fn tags(&self) -> Vec<String> {
+        let tags = self.request.tags.iter();
+        tags.map(|tag| tag.as_str().to_owned()).collect()
+    }
+
+    async fn restore(&self, config: &Config, turns: &Semaphore) -> Result<VolumeInfo, Failure> {
+        let cancelled = || {
+            Failure::new(
+                Code::Aborted,
+                "cancelled: the volume was removed, or the daemon is stopping",
+            )
+        };
+        let opened = tokio::select! {
+            () = self.watched.cancel.cancelled() => return Err(cancelled()),
+            opened = self.open(config) => opened?,
+        };
+        let Opened {
+            repository,
+            backup,
+            volume,
+        } = opened;
+        let result = tokio::select! {
+            () = self.watched.cancel.cancelled() => Err(cancelled()),
+            result = self.fill(config, turns, &repository, &backup, volume.path()) => result,
+        };
+        match result {
+            Ok(()) => Ok((&volume.publish().await?).into()),
+            Err(failure) => {
+                if let Err(error) = volume.discard().await {
+                    tracing::warn!(volume = %self.request.name, %error, "cannot remove an unfinished volume");
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Opens and checks the backup, then makes the volume.
+    async fn open(&self, config: &Config) -> Result<Opened, Failure> {
+        let name = &self.request.name;
+        if self.class.group.get(name).await?.is_some() {
+            return Err(crate::volume::Error::AlreadyExists(name.clone()).into());
+        }
+        let path = &self.source.backup;
+        let store: S3Store = repository::connect(
+            config,
+            path.repository(),
+            &self.store,
+            &self.credentials,
+            OPEN_PATIENCE,
+        )
+        .await;
+        let impatient = open_repository(store.clone(), path.name()).await?;
+        let backup = Backup::open(&impatient, path.name()).await?;
+        if self.request.size.bytes() < backup.volume_bytes() {
+            return Err(DatapathError::TooSmall {
+                volume_bytes: self.request.size.bytes(),
+                backup_bytes: backup.volume_bytes(),
+            }
+            .into());
+        }
+        let repository = Repository::open(Arc::new(store.with_patience(JOB_PATIENCE))).await?;
+        self.watched.set_store(Arc::clone(repository.store()));
+        let volume = self
+            .class
+            .group
+            .create_pending(NewVolume {
+                name: name.clone(),
+                size_bytes: self.request.size.bytes(),
+                tags: self.request.tags.clone(),
+                layout: self.layout.clone(),
+            })
+            .await?;
+        Ok(Opened {
+            repository,
+            backup,
+            volume,
+        })
+    }
+
+    async fn fill(
+        &self,
+        config: &Config,
+        turns: &Semaphore,
+        repository: &Repository,
+        backup: &Backup,
+        target: &std::path::Path,
+    ) -> Result<(), Failure> {
+        self.state.send_replace(State::Running);
+        let _turn = turns
+            .acquire()
+            .await
+            .expect("the semaphore is never closed");
+        let settings = repository::settings(&config.datapath);
+        restore::run(
+            repository,
+            backup,
+            target,
+            &settings,
+            &self.watched.progress,
+        )
+        .await
+        .map_err(Into::into)
+    }
+}
+
+struct Opened {
+    repository: Repository,
+    backup: Backup,
+    volume: Box<dyn PendingVolume>,
+}
+
+/// A missing repository is a missing backup to those who want to restore it.
+async fn open_repository(store: S3Store, backup: &str) -> Result<Repository, Failure> {
+    match Repository::open(Arc::new(store)).await {
+        Err(DatapathError::NoRepository { repository }) => Err(DatapathError::NoBackup {
+            backup: backup.to_owned(),
+            repository,
+        }
+        .into()),
+        opened => opened.map_err(Into::into),
+    }
+}

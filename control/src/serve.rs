@@ -1,0 +1,156 @@
+//! The daemon's socket: who may have it, what is served on it, and how it goes away.
+
+use std::{
+    fs,
+    future::Future,
+    io,
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt},
+        net::UnixStream as StdUnixStream,
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use ringback_proto::{
+    DESCRIPTORS,
+    control::ringback_server::RingbackServer,
+    lvmd::{lv_service_server::LvServiceServer, vg_service_server::VgServiceServer},
+};
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+use crate::{
+    daemon::Daemon,
+    service::{LvService, OwnService, VgService},
+};
+
+/// Why the daemon does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Somebody answers on the socket.
+    #[error("{} is in use: another daemon answers on it", path.display())]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The path is taken by something that is no socket.
+    #[error("{} is there and is no socket; remove it, or set another socket-name", path.display())]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The socket cannot be made.
+    #[error("cannot {what} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The server failed.
+    #[error("the gRPC server failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+/// A socket that only its owner may use, removed when this is dropped.
+pub struct Socket {
+    path: PathBuf,
+    listener: Option<UnixListener>,
+}
+
+impl Socket {
+    /// Binds the socket; an old one is removed only if nobody answers on it.
+    pub fn bind(path: &Path) -> Result<Self, ServeError> {
+        let io = |what, path: &Path| {
+            let path = path.to_owned();
+            move |source| ServeError::Io { what, path, source }
+        };
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(io("make the folder", folder))?;
+        }
+        remove_abandoned(path)?;
+        // Bound under another name first: under its own it must not be open to others even for
+        // a moment.
+        let bound = path.with_extension(format!("{}.new", std::process::id()));
+        let listener = UnixListener::bind(&bound).map_err(io("bind", &bound))?;
+        fs::set_permissions(&bound, fs::Permissions::from_mode(0o600))
+            .map_err(io("restrict", &bound))?;
+        fs::rename(&bound, path).map_err(io("name the socket", path))?;
+        Ok(Self {
+            path: path.to_owned(),
+            listener: Some(listener),
+        })
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn remove_abandoned(path: &Path) -> Result<(), ServeError> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(ServeError::NotASocket {
+                path: path.to_owned(),
+            });
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => {
+            return Err(ServeError::Io {
+                what: "inspect",
+                path: path.to_owned(),
+                source,
+            });
+        }
+    }
+    if StdUnixStream::connect(path).is_ok() {
+        return Err(ServeError::InUse {
+            path: path.to_owned(),
+        });
+    }
+    fs::remove_file(path).map_err(|source| ServeError::Io {
+        what: "remove the abandoned",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Serves until `stop` resolves; then ends streams and jobs, and the socket goes.
+pub async fn serve(
+    daemon: Arc<Daemon>,
+    mut socket: Socket,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<LvServiceServer<LvService>>().await;
+    health.set_serving::<VgServiceServer<VgService>>().await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let listener = socket.listener.take().expect("a socket is served once");
+    let stopping = Arc::clone(&daemon);
+    Server::builder()
+        .add_service(health_service)
+        .add_service(reflection().build_v1().expect("our own descriptors"))
+        .add_service(reflection().build_v1alpha().expect("our own descriptors"))
+        .add_service(LvServiceServer::new(LvService(Arc::clone(&daemon))))
+        .add_service(VgServiceServer::new(VgService(Arc::clone(&daemon))))
+        .add_service(RingbackServer::new(OwnService(daemon)))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move {
+            stop.await;
+            tracing::info!("stopping");
+            stopping.stop().await;
+        })
+        .await?;
+    Ok(())
+}

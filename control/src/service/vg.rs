@@ -1,0 +1,108 @@
+//! `proto.VGService`: what there is, and how much room.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures::{Stream, stream};
+use ringback_proto::lvmd::{
+    Empty, GetFreeBytesRequest, GetFreeBytesResponse, GetLvListRequest, GetLvListResponse,
+    WatchItem, WatchResponse, vg_service_server,
+};
+use tokio::sync::watch;
+use tonic::{Code, Request, Response, Status, async_trait};
+
+use super::VgService;
+use crate::{daemon::Daemon, dialect, failure::Failure, request::ClassRef};
+
+/// Room changes behind our back, too; watchers hear of it at least so often.
+const WATCH_INTERVAL: Duration = Duration::from_secs(10 * 60);
+
+#[async_trait]
+impl vg_service_server::VgService for VgService {
+    async fn get_lv_list(
+        &self,
+        request: Request<GetLvListRequest>,
+    ) -> Result<Response<GetLvListResponse>, Status> {
+        let volumes = self.0.list(&ClassRef::from(request.into_inner())).await?;
+        Ok(Response::new(GetLvListResponse {
+            volumes: volumes.iter().map(dialect::listed_volume).collect(),
+        }))
+    }
+
+    async fn get_free_bytes(
+        &self,
+        request: Request<GetFreeBytesRequest>,
+    ) -> Result<Response<GetFreeBytesResponse>, Status> {
+        let class = ClassRef::from(request.into_inner());
+        let free_bytes = self.0.free_bytes(&class).await?;
+        Ok(Response::new(GetFreeBytesResponse { free_bytes }))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
+
+    async fn watch(&self, _request: Request<Empty>) -> Result<Response<Self::WatchStream>, Status> {
+        let watcher = Watcher {
+            changes: self.0.changes(),
+            daemon: Arc::clone(&self.0),
+            next: Next::Now,
+        };
+        Ok(Response::new(Box::pin(stream::unfold(
+            watcher,
+            Watcher::advance,
+        ))))
+    }
+}
+
+struct Watcher {
+    daemon: Arc<Daemon>,
+    changes: watch::Receiver<u64>,
+    next: Next,
+}
+
+enum Next {
+    Now,
+    OnChange,
+    End,
+}
+
+impl Watcher {
+    async fn advance(mut self) -> Option<(Result<WatchResponse, Status>, Self)> {
+        match self.next {
+            Next::Now => self.next = Next::OnChange,
+            Next::OnChange => {
+                let stopping = self.daemon.stopping();
+                tokio::select! {
+                    // A clean end would be taken for "never update again" by a stock node.
+                    () = stopping.cancelled() => {
+                        self.next = Next::End;
+                        let stopped = Failure::new(Code::Unavailable, "the daemon is stopping");
+                        return Some((Err(stopped.into()), self));
+                    }
+                    _ = tokio::time::timeout(WATCH_INTERVAL, self.changes.changed()) => {}
+                }
+            }
+            Next::End => return None,
+        }
+        let response = spaces(&self.daemon).await;
+        if response.is_err() {
+            self.next = Next::End;
+        }
+        Some((response, self))
+    }
+}
+
+async fn spaces(daemon: &Daemon) -> Result<WatchResponse, Status> {
+    let spaces = daemon.spaces().await?;
+    let default = spaces.iter().find(|space| space.default);
+    Ok(WatchResponse {
+        free_bytes: default.map_or(0, |space| space.free_bytes),
+        items: spaces
+            .into_iter()
+            .map(|space| WatchItem {
+                free_bytes: space.free_bytes,
+                device_class: space.name,
+                size_bytes: space.size_bytes,
+                thin_pool: None,
+            })
+            .collect(),
+    })
+}
