@@ -22,7 +22,8 @@ use crate::{
     jobs::{OPEN_PATIENCE, backup::BackupJobs, repository, restore::RestoreJobs},
     names::VolumeName,
     request::{
-        ClassRef, CreateSnapshot, CreateVolume, RemoveVolume, ResizeVolume, ShrinkRule, VolumeInfo, VolumeSize,
+        ClassRef, CreateSnapshot, CreateVolume, RemoveVolume, ResizeVolume, ShrinkRule, VolumeInfo,
+        VolumeSize,
     },
     volume::{self, NewSnapshot, NewVolume, Volume},
 };

@@ -4,8 +4,10 @@
 //! dialect ([`dialect`], [`request`], [`names`]), and carried out by the [`daemon`]: at once on a
 //! volume group ([`groups`], [`volume`]), or as a job that outlives the call ([`jobs`]).
 
+pub mod cli;
 pub mod config;
 pub mod daemon;
+mod demo;
 pub mod dialect;
 pub mod failure;
 pub mod groups;

@@ -1,0 +1,127 @@
+//! `ringback serve`: the daemon, as configured or as a playground.
+
+use std::{fs, path::PathBuf, sync::Arc};
+
+use clap::Args;
+use ringback_endpoint::{Backing, Endpoint, Options};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{CliError, output};
+use crate::{
+    config::Config,
+    daemon::Daemon,
+    serve::{Socket, serve},
+};
+
+const BUCKET: &str = "backups";
+const SOCKET: &str = "lvmd.sock";
+
+/// Run the daemon.
+#[derive(Args)]
+pub(crate) struct Serve {
+    /// The configuration file.
+    #[arg(long, default_value = "/etc/topolvm/lvmd.yaml", conflicts_with = "dev")]
+    config: PathBuf,
+
+    /// Keep a playground in this folder: volumes, an S3 endpoint, a socket; prints commands to
+    /// try.
+    #[arg(long, value_name = "DIR")]
+    dev: Option<PathBuf>,
+}
+
+impl Serve {
+    pub(crate) async fn run(self) -> Result<(), CliError> {
+        match self.dev {
+            Some(folder) => run_playground(folder).await,
+            None => {
+                let config = Config::load(&self.config).map_err(sentence)?;
+                run_daemon(config).await.map(drop)
+            }
+        }
+    }
+}
+
+fn sentence(error: impl std::fmt::Display) -> CliError {
+    CliError(error.to_string())
+}
+
+async fn run_daemon(config: Config) -> Result<Arc<Daemon>, CliError> {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let socket = Socket::bind(&config.socket_name).map_err(sentence)?;
+    tracing::info!(socket = %config.socket_name.display(), "serving");
+    let daemon = Arc::new(Daemon::open(config).await.map_err(sentence)?);
+    serve(Arc::clone(&daemon), socket, told_to_stop())
+        .await
+        .map_err(sentence)?;
+    Ok(daemon)
+}
+
+/// Resolves on SIGTERM or SIGINT.
+async fn told_to_stop() {
+    let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be handled");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+async fn run_playground(folder: PathBuf) -> Result<(), CliError> {
+    let folder = std::path::absolute(folder).map_err(sentence)?;
+    fs::create_dir_all(&folder).map_err(|error| {
+        CliError(format!(
+            "cannot make the folder {}: {error}",
+            folder.display()
+        ))
+    })?;
+    let endpoint = Endpoint::start(Options {
+        buckets: vec![BUCKET.to_owned()],
+        backing: Backing::Folder(folder.join("s3")),
+        ..Options::default()
+    })
+    .await
+    .map_err(sentence)?;
+    let config = playground_config(&folder)?;
+    print_instructions(&config, &endpoint);
+    let daemon = run_daemon(config).await?;
+    daemon.groups.detach_all().await.map_err(sentence)?;
+    endpoint.shutdown().await;
+    Ok(())
+}
+
+/// One Directory class in the folder, all its room given away.
+fn playground_config(folder: &std::path::Path) -> Result<Config, CliError> {
+    let quoted = |path: PathBuf| serde_json::Value::from(path.display().to_string());
+    Config::parse(&format!(
+        "socket-name: {}\n\
+         device-classes:\n\
+         - name: dev\n\
+         \x20 default: true\n\
+         \x20 spare-gb: 0\n\
+         \x20 directory: {}\n",
+        quoted(folder.join(SOCKET)),
+        quoted(folder.join("volumes")),
+    ))
+    .map_err(sentence)
+}
+
+fn print_instructions(config: &Config, endpoint: &Endpoint) {
+    let url = endpoint.url();
+    output::line(&format!(
+        "A daemon with volumes, and an S3 endpoint, until Ctrl-C. In another terminal:\n\n  \
+         export RINGBACK_SOCKET={}\n  \
+         export AWS_ENDPOINT_URL_S3={url}\n  \
+         export AWS_ACCESS_KEY_ID={}\n  \
+         export AWS_SECRET_ACCESS_KEY={}\n\n  \
+         ringback lv create data --size 1GiB\n  \
+         ringback lv list\n  \
+         ringback backup data s3://{BUCKET}/repo/monday\n  \
+         ringback list s3://{BUCKET}/repo\n  \
+         ringback restore s3://{BUCKET}/repo/monday data-again\n  \
+         ringback show s3://{BUCKET}/repo/monday\n",
+        config.socket_name.display(),
+        endpoint.access_key_id(),
+        endpoint.secret_access_key(),
+    ));
+}
