@@ -123,8 +123,8 @@ async fn run(cli: Cli) -> Result<(), CliError> {
 /// overrides.
 fn start_log(command: &Command) {
     let default = match command {
-        Command::Serve(_) => "info",
-        Command::Demo(_) => "error",
+        Command::Serve(_) => "info,s3s=off",
+        Command::Demo(_) => "error,s3s=off",
         _ => "warn",
     };
     let filter = EnvFilter::try_from_env("RINGBACK_LOG").unwrap_or_else(|_| default.into());

@@ -34,7 +34,7 @@ use crate::{
 };
 
 const BUCKET: &str = "demo";
-const REPOSITORY: &str = "s3://demo/repository";
+const REPOSITORY: &str = "s3://demo/volumes";
 /// Room for the data, and as much again of holes.
 const HOLES_FACTOR: u64 = 2;
 
@@ -163,6 +163,7 @@ fn config(folder: &Path) -> Result<Config, CliError> {
     let quoted = |name: &str| serde_json::Value::from(folder.join(name).display().to_string());
     Config::parse(&format!(
         "socket-name: {}\n\
+         s3: {{ region: us-east-1 }}\n\
          device-classes:\n\
          - name: demo\n\
          \x20 default: true\n\

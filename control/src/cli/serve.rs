@@ -95,6 +95,7 @@ fn playground_config(folder: &std::path::Path) -> Result<Config, CliError> {
     let quoted = |path: PathBuf| serde_json::Value::from(path.display().to_string());
     Config::parse(&format!(
         "socket-name: {}\n\
+         s3: {{ region: us-east-1 }}\n\
          device-classes:\n\
          - name: dev\n\
          \x20 default: true\n\

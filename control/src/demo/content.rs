@@ -5,6 +5,7 @@ use std::{
     env,
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom, Write},
+    ops::RangeInclusive,
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     process::Command,
@@ -14,8 +15,10 @@ use crate::cli::CliError;
 
 /// Where files are taken from, in this order.
 const SOURCES: [&str; 5] = ["/usr/share", "/usr/lib", "/usr/bin", "/opt", "/etc"];
-/// Larger files would be most of the demo by themselves.
-const FILE_BYTES_MAX: u64 = 32 << 20;
+/// Many tiny files take long to copy and show nothing; large ones would be most of the demo.
+const FILE_BYTES: RangeInclusive<u64> = 16 << 10..=32 << 20;
+/// mkfs searches a whole folder for each file it adds.
+const FOLDER_FILES_MAX: usize = 200;
 /// What is added between the backups.
 const CHANGE_BYTES: u64 = 6 << 20;
 const BLOCK: usize = 1 << 20;
@@ -150,8 +153,14 @@ impl Gatherer {
         if self.bytes + bytes > self.wanted {
             return false;
         }
-        let to = self.folder.join(format!("{:06}", self.files));
-        if fs::copy(path, to).is_err() {
+        let folder = self
+            .folder
+            .join(format!("{:03}", self.files / FOLDER_FILES_MAX));
+        let to = folder.join(format!("{:03}", self.files % FOLDER_FILES_MAX));
+        if fs::create_dir_all(&folder)
+            .and_then(|()| fs::copy(path, to))
+            .is_err()
+        {
             return true;
         }
         self.bytes += bytes;
@@ -173,7 +182,7 @@ fn gather(folder: &Path, wanted: &mut Gatherer, later: &mut Gatherer) {
         };
         if found.is_dir() {
             gather(&path, wanted, later);
-        } else if found.is_file() && (1..=FILE_BYTES_MAX).contains(&found.size()) {
+        } else if found.is_file() && FILE_BYTES.contains(&found.size()) {
             let taken = wanted.take(&path, found.size()) || later.take(&path, found.size());
             if !taken && wanted.bytes * 100 > wanted.wanted * 98 {
                 return;
@@ -200,12 +209,15 @@ fn write_raw(folder: &Path, device: &Path) -> Result<(), CliError> {
         .map_err(|error| failed("write", device, &error))
 }
 
+/// The files that a [`Gatherer`] put into `folder`, and their sizes.
 fn files_of(folder: &Path) -> Result<Vec<(PathBuf, u64)>, CliError> {
     let list = || -> io::Result<Vec<(PathBuf, u64)>> {
         let mut files = Vec::new();
-        for entry in fs::read_dir(folder)? {
-            let entry = entry?;
-            files.push((entry.path(), entry.metadata()?.size()));
+        for inner in fs::read_dir(folder)? {
+            for entry in fs::read_dir(inner?.path())? {
+                let entry = entry?;
+                files.push((entry.path(), entry.metadata()?.size()));
+            }
         }
         files.sort();
         Ok(files)

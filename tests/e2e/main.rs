@@ -1,0 +1,1 @@
+//! The daemon from outside: the real program, real gRPC, a real S3 endpoint. No root needed.
