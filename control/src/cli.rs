@@ -15,7 +15,7 @@ pub(crate) use backups::{back_up, restore};
 pub(crate) use client::Client;
 pub(crate) use progress::follow;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use tokio::runtime::Runtime;
@@ -131,6 +131,7 @@ fn start_log(command: &Command) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
 }

@@ -114,6 +114,8 @@ pub struct DatapathSettings {
     pub jobs_max: u32,
     /// What moves blocks from and to the devices.
     pub io_engine: IoEngine,
+    /// Whether they pass the page cache by; false only to see what that is good for.
+    pub direct_io: bool,
     /// Reads or writes in flight on one device.
     pub queue_depth: u32,
     /// Size of an upload's parts.

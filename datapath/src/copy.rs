@@ -75,7 +75,10 @@ async fn copy_step(
     let slot = reader.read(slot, offset, len).await.map_err(io("read"))?;
     progress.add_volume_io(len as u64);
     if !is_zero(&slot[..len]) {
-        writer.write(slot, offset, len).await.map_err(io("write"))?;
+        writer
+            .write(slot, 0..len, offset)
+            .await
+            .map_err(io("write"))?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
     arena::{Arena, Slot},
-    chunk::{CODEC_RAW, ChunkId, ChunkIndex, ChunkSize},
+    chunk::{CODEC_RAW, ChunkId, ChunkIndex, ChunkSize, is_zero},
     device::{self, BLOCK_BYTES},
     error::Error,
     format::{FormatError, name::ObjectKind, pack::Place, tree::NodeRef},
@@ -394,11 +394,13 @@ impl Restore {
             wanted,
         } = chunk;
         for wanted in wanted {
-            let offset = wanted.index.offset(self.backup.chunk_size);
-            let padded = self.pad_to_block(&mut slot, len, offset);
+            let chunk_offset = wanted.index.offset(self.backup.chunk_size);
+            let padded = self.pad_to_block(&mut slot, len, chunk_offset);
+            let range = nonzero_blocks(&slot[..padded]);
+            let offset = chunk_offset + range.start as u64;
             slot = self
                 .queue
-                .write(slot, offset, padded)
+                .write(slot, range, offset)
                 .await
                 .map_err(|source| Error::Io {
                     what: "write",
@@ -422,6 +424,21 @@ impl Restore {
         slot[len..padded].fill(0);
         padded
     }
+}
+
+/// The blocks from the first to the last that is not all zero: the target is zero already, so
+/// that the zeros around them need not be written, and its holes stay finer than chunks.
+fn nonzero_blocks(bytes: &[u8]) -> std::ops::Range<usize> {
+    let block = usize::try_from(BLOCK_BYTES).expect("4096");
+    let has_data = |block: &[u8]| !is_zero(block);
+    let Some(first) = bytes.chunks(block).position(has_data) else {
+        return 0..0;
+    };
+    let behind = bytes
+        .chunks(block)
+        .rposition(has_data)
+        .map_or(first, |last| last + 1);
+    first * block..(behind * block).min(bytes.len())
 }
 
 fn joined(done: Result<Result<(), Error>, tokio::task::JoinError>) -> Result<(), Error> {
@@ -491,5 +508,22 @@ impl RecordStream {
             })?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_around_the_data_are_not_written_and_all_data_is() {
+        let mut bytes = vec![0u8; 5 * 4096 + 512];
+        assert_eq!(nonzero_blocks(&bytes), 0..0);
+        bytes[4096] = 1;
+        assert_eq!(nonzero_blocks(&bytes), 4096..8192);
+        bytes[3 * 4096 - 1] = 1;
+        assert_eq!(nonzero_blocks(&bytes), 4096..3 * 4096);
+        bytes[5 * 4096 + 511] = 1;
+        assert_eq!(nonzero_blocks(&bytes), 4096..5 * 4096 + 512);
     }
 }

@@ -1,5 +1,7 @@
 //! What needs root, loop devices and filesystems of its own:
 //! `cargo test -p ringback --features privileged --test privileged`.
 
+mod backup;
+mod bed;
 mod directory;
 mod support;

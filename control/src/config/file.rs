@@ -101,6 +101,7 @@ pub(super) struct Datapath {
     pub(super) memory_per_job_mib: Option<u64>,
     pub(super) jobs_max: Option<u64>,
     pub(super) io_engine: Option<Engine>,
+    pub(super) direct_io: Option<Flag>,
     pub(super) queue_depth: Option<u64>,
     pub(super) part_mib: Option<u64>,
     pub(super) pack_mib: Option<u64>,

@@ -108,6 +108,7 @@ fn datapath(file: &file::Datapath) -> Result<DatapathSettings, String> {
             None | Some(file::Engine::IoUring) => IoEngine::Uring,
             Some(file::Engine::Sync) => IoEngine::Sync,
         },
+        direct_io: file.direct_io.is_none_or(|flag| flag.0),
         queue_depth: number("queue-depth", file.queue_depth, 32, 1..=1024)?,
         // S3 refuses parts under 5 MiB but for the last.
         part_mib: number("part-mib", file.part_mib, 8, 5..=1024)?,

@@ -91,6 +91,7 @@ fn what_the_file_does_not_say_has_a_default() {
             memory_per_job_mib: 96,
             jobs_max: 2,
             io_engine: IoEngine::Uring,
+            direct_io: true,
             queue_depth: 32,
             part_mib: 8,
             pack_mib: 128,

@@ -80,6 +80,7 @@ pub fn settings(config: &DatapathSettings) -> Settings {
     let bytes = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
     Settings {
         engine: config.io_engine,
+        direct: config.direct_io,
         queue_depth: config.queue_depth as usize,
         buffer_bytes: usize::try_from(config.memory_per_job_bytes()).unwrap_or(usize::MAX),
         data_packs: PackSizes {

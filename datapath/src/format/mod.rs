@@ -3,6 +3,8 @@
 //! This module knows no store and no network: it turns messages into objects and back, and
 //! checks everything it is given.
 
+#[cfg(test)]
+mod examples;
 pub mod name;
 pub mod object;
 pub mod pack;

@@ -11,7 +11,7 @@
 mod sync;
 mod uring;
 
-use std::{fs::File, io, thread};
+use std::{fs::File, io, ops::Range, thread};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -50,11 +50,11 @@ enum Request {
     Flush(oneshot::Sender<io::Result<()>>),
 }
 
-/// A read or write of `len` bytes at `offset`, from or to the beginning of `slot`.
+/// A read or write at `offset`, into or from `range` of the slot.
 struct Transfer {
     slot: Slot,
+    range: Range<usize>,
     offset: u64,
-    len: usize,
     reply: oneshot::Sender<io::Result<Slot>>,
 }
 
@@ -90,13 +90,13 @@ impl BlockQueue {
     /// multiple of [`BLOCK_BYTES`](crate::device::BLOCK_BYTES); the read itself is rounded up to
     /// whole blocks, so that the odd end of a file can be read with O_DIRECT.
     pub async fn read(&self, slot: Slot, offset: u64, len: usize) -> io::Result<Slot> {
-        self.transfer(slot, offset, len, Request::Read).await
+        self.transfer(slot, 0..len, offset, Request::Read).await
     }
 
-    /// Writes the first `len` bytes of `slot` at `offset`. With O_DIRECT both numbers must be
-    /// multiples of the device's block size.
-    pub async fn write(&self, slot: Slot, offset: u64, len: usize) -> io::Result<Slot> {
-        self.transfer(slot, offset, len, Request::Write).await
+    /// Writes `range` of `slot` at `offset`. With O_DIRECT all three numbers must be multiples of
+    /// the device's block size.
+    pub async fn write(&self, slot: Slot, range: Range<usize>, offset: u64) -> io::Result<Slot> {
+        self.transfer(slot, range, offset, Request::Write).await
     }
 
     /// Makes everything written durable.
@@ -109,16 +109,16 @@ impl BlockQueue {
     async fn transfer(
         &self,
         slot: Slot,
+        range: Range<usize>,
         offset: u64,
-        len: usize,
         request: fn(Transfer) -> Request,
     ) -> io::Result<Slot> {
-        assert!(len <= slot.len(), "a transfer fits its slot");
+        assert!(range.end <= slot.len(), "a transfer fits its slot");
         let (reply, answer) = oneshot::channel();
         self.submit(request(Transfer {
             slot,
+            range,
             offset,
-            len,
             reply,
         }))
         .await?;

@@ -53,7 +53,7 @@ fn execute(file: &File, request: Request) {
             let _ = transfer.reply.send(result.map(|()| transfer.slot));
         }
         Request::Write(transfer) => {
-            let result = file.write_all_at(&transfer.slot[..transfer.len], transfer.offset);
+            let result = file.write_all_at(&transfer.slot[transfer.range], transfer.offset);
             let _ = transfer.reply.send(result.map(|()| transfer.slot));
         }
         Request::Flush(reply) => {
@@ -63,13 +63,13 @@ fn execute(file: &File, request: Request) {
 }
 
 fn read_all(file: &File, transfer: &mut Transfer) -> io::Result<()> {
-    let end = rounded_up(transfer.len);
-    let mut done = 0;
-    while done < transfer.len {
-        let at = transfer.offset + done as u64;
-        match file.read_at(&mut transfer.slot[done..end], at) {
+    let end = rounded_up(transfer.range.end);
+    let mut at = transfer.range.start;
+    while at < transfer.range.end {
+        let offset = transfer.offset + (at - transfer.range.start) as u64;
+        match file.read_at(&mut transfer.slot[at..end], offset) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(bytes) => done += bytes,
+            Ok(bytes) => at += bytes,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }

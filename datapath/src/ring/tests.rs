@@ -52,7 +52,10 @@ async fn run(engine: IoEngine, operations: &[Operation]) -> Mode {
             } => {
                 let len = blocks * 4096;
                 slot[..len].fill(fill);
-                queue.write(slot, block * 4096, len).await.expect("write");
+                queue
+                    .write(slot, 0..len, block * 4096)
+                    .await
+                    .expect("write");
                 let at = usize::try_from(block).expect("small") * 4096;
                 model[at..at + len].fill(fill);
             }

@@ -126,21 +126,21 @@ async fn move_all(
 ) {
     let mut buffer = buffers.lend(transfer.slot);
     let end = match direction {
-        Direction::Read => rounded_up(transfer.len),
-        Direction::Write => transfer.len,
+        Direction::Read => rounded_up(transfer.range.end),
+        Direction::Write => transfer.range.end,
     };
-    let mut done = 0;
+    let mut at = transfer.range.start;
     let mut result = Ok(());
-    while done < transfer.len {
-        let offset = transfer.offset + done as u64;
-        let (moved, back) = buffer.step(file, direction, done..end, offset).await;
+    while at < transfer.range.end {
+        let offset = transfer.offset + (at - transfer.range.start) as u64;
+        let (moved, back) = buffer.step(file, direction, at..end, offset).await;
         buffer = back;
         match moved {
             Ok(0) => {
                 result = Err(io::ErrorKind::UnexpectedEof.into());
                 break;
             }
-            Ok(bytes) => done += bytes,
+            Ok(bytes) => at += bytes,
             Err(error) => {
                 result = Err(error);
                 break;

@@ -1,0 +1,233 @@
+//! The daemon as a child process in a folder of its own.
+
+use std::{
+    fs::{self, File},
+    future::Future,
+    os::unix::{net::UnixStream, process::ExitStatusExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+
+use crate::client::Client;
+
+/// The program under test.
+pub(crate) const RINGBACK: &str = env!("CARGO_BIN_EXE_ringback");
+
+/// Bytes in a mebibyte.
+pub(crate) const MIB: u64 = 1 << 20;
+/// Bytes in a gibibyte.
+pub(crate) const GIB: u64 = 1 << 30;
+
+/// What is waited for comes within this time, or never.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(5);
+
+/// A running daemon, killed when this is dropped. Its volumes, configuration and log are in a
+/// folder that it can be started on again.
+pub(crate) struct Daemon {
+    process: Child,
+    environment: Vec<(&'static str, String)>,
+    folder: TempDir,
+}
+
+impl Daemon {
+    /// A daemon with one class, `fast`, all of whose room is given away.
+    pub(crate) fn start() -> Self {
+        Self::with(|folder| class("fast", folder, 0, true))
+    }
+
+    /// A daemon with this text behind `device-classes:`; `s3` and `datapath` may follow there.
+    pub(crate) fn with(classes: impl FnOnce(&Path) -> String) -> Self {
+        Self::in_environment(Vec::new(), classes)
+    }
+
+    /// The same with environment variables of its own.
+    pub(crate) fn in_environment(
+        environment: Vec<(&'static str, String)>,
+        classes: impl FnOnce(&Path) -> String,
+    ) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut config = format!(
+            "socket-name: {}\ndevice-classes:\n{}",
+            folder.path().join("lvmd.sock").display(),
+            classes(folder.path())
+        );
+        if !config.contains("\ns3:") {
+            config.push_str("s3: { region: us-east-1 }\n");
+        }
+        fs::write(folder.path().join("lvmd.yaml"), config).expect("writes the configuration");
+        let process = spawn(folder.path(), &environment);
+        let mut daemon = Self {
+            process,
+            environment,
+            folder,
+        };
+        daemon.wait_until_it_answers();
+        daemon
+    }
+
+    /// Kills the daemon, if it still runs, and starts it on what it left.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        self.process = spawn(self.folder.path(), &self.environment);
+        self.wait_until_it_answers();
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().expect("the daemon can be killed");
+        self.process.wait().expect("the daemon ends");
+    }
+
+    /// SIGTERM; how the daemon ended.
+    pub(crate) async fn terminate(&mut self) -> ExitStatus {
+        signal(self.process.id(), Signal::SIGTERM);
+        wait_for("the daemon's end", || async {
+            self.process.try_wait().expect("the daemon can be waited for")
+        })
+        .await
+    }
+
+    /// A connection of its own.
+    pub(crate) async fn client(&self) -> Client {
+        Client::connect(&self.socket()).await
+    }
+
+    /// Where it listens.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.path("lvmd.sock")
+    }
+
+    /// Something in its folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// What it wrote to standard error since it was first started.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).expect("reads the log")
+    }
+
+    /// Names of what lies in one part of a class's folder.
+    pub(crate) fn entries(&self, class: &str, part: &str) -> Vec<String> {
+        let folder = self.path(class).join(part);
+        let entries = fs::read_dir(&folder).expect("lists the folder");
+        entries
+            .map(|entry| entry.expect("has an entry").file_name())
+            .map(|name| name.to_string_lossy().into_owned())
+            .collect()
+    }
+
+    /// Asserts that nothing is left of a volume of the class `fast`, nor of anything temporary.
+    #[track_caller]
+    pub(crate) fn assert_nothing_is_left_of(&self, volume: &str) {
+        let published = self.entries("fast", "volumes");
+        assert!(!published.iter().any(|name| name == volume), "{published:?}");
+        for part in ["pending", "temporary", "trash"] {
+            assert_eq!(self.entries("fast", part), [""; 0], "{part}");
+        }
+    }
+
+    fn wait_until_it_answers(&mut self) {
+        let deadline = Instant::now() + DEADLINE;
+        while UnixStream::connect(self.socket()).is_err() {
+            if let Some(status) = self.process.try_wait().expect("can be waited for") {
+                panic!("the daemon ended ({status}):\n{}", self.log());
+            }
+            assert!(Instant::now() < deadline, "no answer:\n{}", self.log());
+            thread::sleep(POLL);
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if thread::panicking() {
+            eprintln!("--- the daemon's log ---\n{}", self.log());
+        }
+    }
+}
+
+/// A device class of image files in the subfolder of its name.
+pub(crate) fn class(name: &str, folder: &Path, spare_gib: u64, default: bool) -> String {
+    format!(
+        "- name: {name}\n\
+         \x20 default: {default}\n\
+         \x20 spare-gb: {spare_gib}\n\
+         \x20 directory: {}\n\
+         \x20 attach: never\n",
+        folder.join(name).display()
+    )
+}
+
+/// The program, deaf to the credentials and settings of whoever runs the tests.
+pub(crate) fn ringback() -> Command {
+    let mut command = Command::new(RINGBACK);
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("AWS_") || name.starts_with("RINGBACK_") {
+            command.env_remove(&*name);
+        }
+    }
+    command.env("AWS_EC2_METADATA_DISABLED", "true");
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Sends a signal to a process that this test started.
+pub(crate) fn signal(process: u32, signal: Signal) {
+    let process = i32::try_from(process).expect("a process id");
+    kill(Pid::from_raw(process), signal).expect("the process can be signalled");
+}
+
+/// Whether this is how a process ends that was not killed and found all well.
+pub(crate) fn ended_well(status: ExitStatus) -> bool {
+    status.success() && status.signal().is_none()
+}
+
+/// Asks until there is an answer.
+pub(crate) async fn wait_for<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut ask: impl FnMut() -> F,
+) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn spawn(folder: &Path, environment: &[(&'static str, String)]) -> Child {
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(folder.join("log"))
+        .expect("opens the log");
+    ringback()
+        .arg("serve")
+        .arg("--config")
+        .arg(folder.join("lvmd.yaml"))
+        .envs(environment.iter().cloned())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("the daemon starts")
+}

@@ -1,0 +1,123 @@
+//! The S3 endpoint in the test's process, and the content of volumes.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::{FileExt, MetadataExt},
+    path::Path,
+};
+
+use ringback_endpoint::{Backing, Endpoint, Options};
+use ringback_proto::lvmd::data_source::S3;
+
+use crate::harness::MIB;
+
+/// The bucket that every store has.
+pub(crate) const BUCKET: &str = "backups";
+
+/// An endpoint with a bucket.
+pub(crate) struct Store {
+    pub(crate) endpoint: Endpoint,
+}
+
+impl Store {
+    pub(crate) async fn start() -> Self {
+        Self::with(Options::default()).await
+    }
+
+    /// Keeps its objects as files below `folder`.
+    pub(crate) async fn in_folder(folder: &Path) -> Self {
+        Self::with(Options {
+            backing: Backing::Folder(folder.to_owned()),
+            ..Options::default()
+        })
+        .await
+    }
+
+    pub(crate) async fn with(options: Options) -> Self {
+        let endpoint = Endpoint::start(Options {
+            buckets: vec![BUCKET.to_owned()],
+            ..options
+        })
+        .await
+        .expect("the endpoint starts");
+        Self { endpoint }
+    }
+
+    /// How to reach the backup `name` in the repository that most tests use.
+    pub(crate) fn s3(&self, name: &str) -> S3 {
+        self.at(&format!("s3://{BUCKET}/team/{name}"))
+    }
+
+    /// How to reach this path.
+    pub(crate) fn at(&self, path: &str) -> S3 {
+        S3 {
+            path: path.to_owned(),
+            endpoint: self.endpoint.url(),
+            verify_tls: true,
+            access_key_id: self.endpoint.access_key_id().to_owned(),
+            secret_access_key: self.endpoint.secret_access_key().to_owned(),
+            ..S3::default()
+        }
+    }
+
+    /// Requests that were let in or turned away so far.
+    pub(crate) fn requests(&self) -> u64 {
+        let counters = self.endpoint.counters();
+        let all = counters.operations.values();
+        counters.refused + all.map(|operation| operation.requests).sum::<u64>()
+    }
+}
+
+/// Writes `len` bytes that no other seed gives to the volume, where nothing was before.
+pub(crate) fn fill(volume: &str, offset: u64, len: u64, seed: &str) {
+    let mut content = blake3::Hasher::new().update(seed.as_bytes()).finalize_xof();
+    let file = File::options().write(true).open(volume).expect("opens the volume");
+    let mut block = vec![0; usize::try_from(len.min(MIB)).expect("a length")];
+    for at in (offset..offset + len).step_by(block.len()) {
+        content.fill(&mut block);
+        file.write_all_at(&block, at).expect("writes to the volume");
+    }
+}
+
+/// Asserts that `restored` begins with all bytes of `original`, and reads as zeros behind them.
+#[track_caller]
+pub(crate) fn assert_same_content(original: &str, restored: &str) {
+    let (left, right) = (open(original), open(restored));
+    let (left_bytes, right_bytes) = (len(&left), len(&right));
+    assert!(left_bytes <= right_bytes, "{left_bytes} and {right_bytes} bytes");
+    for at in (0..right_bytes).step_by(block_len()) {
+        let (ours, theirs) = (block(&left, at), block(&right, at));
+        assert!(ours == theirs, "{restored} differs within 1 MiB from byte {at}");
+    }
+}
+
+/// Bytes of a file that have blocks.
+pub(crate) fn allocated_bytes(path: &str) -> u64 {
+    fs::metadata(path).expect("is there").blocks() * 512
+}
+
+fn open(path: &str) -> File {
+    File::open(path).expect("opens the volume")
+}
+
+fn len(file: &File) -> u64 {
+    file.metadata().expect("has a length").len()
+}
+
+fn block_len() -> usize {
+    usize::try_from(MIB).expect("a length")
+}
+
+/// The block of a file at `at`; zeros behind its end.
+fn block(file: &File, at: u64) -> Vec<u8> {
+    let mut block = vec![0; block_len()];
+    let mut filled = 0;
+    while filled < block.len() {
+        match file.read_at(&mut block[filled..], at + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) => panic!("cannot read the volume: {error}"),
+        }
+    }
+    block
+}
