@@ -54,7 +54,11 @@ impl Client {
 
     /// Makes an empty volume of the default class.
     pub(crate) async fn create(&self, name: &str, size_bytes: u64) -> LogicalVolume {
-        let created = self.clone().lv.create_lv(sized_bytes(name, size_bytes)).await;
+        let created = self
+            .clone()
+            .lv
+            .create_lv(sized_bytes(name, size_bytes))
+            .await;
         let volume = created.expect("the volume is made").into_inner().volume;
         volume.expect("the answer has the volume")
     }
@@ -69,12 +73,19 @@ impl Client {
 
     /// The volumes of the default class.
     pub(crate) async fn list(&self) -> Vec<LogicalVolume> {
-        let listed = self.clone().vg.get_lv_list(GetLvListRequest::default()).await;
+        let listed = self
+            .clone()
+            .vg
+            .get_lv_list(GetLvListRequest::default())
+            .await;
         listed.expect("volumes are listed").into_inner().volumes
     }
 
     pub(crate) async fn find(&self, name: &str) -> Option<LogicalVolume> {
-        self.list().await.into_iter().find(|volume| volume.name == name)
+        self.list()
+            .await
+            .into_iter()
+            .find(|volume| volume.name == name)
     }
 
     /// One CreateBackup.
@@ -86,7 +97,7 @@ impl Client {
 
     /// Polls until a backup does not run any more.
     pub(crate) async fn end_of(&self, request: &CreateBackupRequest) -> BackupState {
-        wait_for("the backup's end", || async {
+        wait_for("the backup's end", async || {
             let state = self.poll(request).await.expect("the backup can be polled");
             (state.state() != StateType::Inprogress).then_some(state)
         })
@@ -119,7 +130,10 @@ impl Client {
             backup: Some(s3.clone()),
         };
         let answer = self.clone().own.show_backup(request).await?;
-        Ok(answer.into_inner().backup.expect("the answer has the backup"))
+        Ok(answer
+            .into_inner()
+            .backup
+            .expect("the answer has the backup"))
     }
 
     /// Follows a restore to its end.

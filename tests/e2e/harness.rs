@@ -2,7 +2,6 @@
 
 use std::{
     fs::{self, File},
-    future::Future,
     os::unix::{net::UnixStream, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -90,8 +89,15 @@ impl Daemon {
     /// SIGTERM; how the daemon ended.
     pub(crate) async fn terminate(&mut self) -> ExitStatus {
         signal(self.process.id(), Signal::SIGTERM);
-        wait_for("the daemon's end", || async {
-            self.process.try_wait().expect("the daemon can be waited for")
+        self.end().await
+    }
+
+    /// Waits for its end; how it ended.
+    pub(crate) async fn end(&mut self) -> ExitStatus {
+        wait_for("the daemon's end", async || {
+            self.process
+                .try_wait()
+                .expect("the daemon can be waited for")
         })
         .await
     }
@@ -135,7 +141,10 @@ impl Daemon {
     #[track_caller]
     pub(crate) fn assert_nothing_is_left_of(&self, volume: &str) {
         let published = self.entries("fast", "volumes");
-        assert!(!published.iter().any(|name| name == volume), "{published:?}");
+        assert!(
+            !published.iter().any(|name| name == volume),
+            "{published:?}"
+        );
         for part in ["pending", "temporary", "trash"] {
             assert_eq!(self.entries("fast", part), [""; 0], "{part}");
         }
@@ -201,10 +210,7 @@ pub(crate) fn ended_well(status: ExitStatus) -> bool {
 }
 
 /// Asks until there is an answer.
-pub(crate) async fn wait_for<T, F: Future<Output = Option<T>>>(
-    what: &str,
-    mut ask: impl FnMut() -> F,
-) -> T {
+pub(crate) async fn wait_for<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + DEADLINE;
     loop {
         if let Some(answer) = ask().await {

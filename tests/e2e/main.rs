@@ -2,5 +2,8 @@
 
 mod client;
 mod harness;
+mod refusals;
+mod socket;
 mod store;
 mod volumes;
+mod watch;

@@ -71,7 +71,10 @@ impl Store {
 /// Writes `len` bytes that no other seed gives to the volume, where nothing was before.
 pub(crate) fn fill(volume: &str, offset: u64, len: u64, seed: &str) {
     let mut content = blake3::Hasher::new().update(seed.as_bytes()).finalize_xof();
-    let file = File::options().write(true).open(volume).expect("opens the volume");
+    let file = File::options()
+        .write(true)
+        .open(volume)
+        .expect("opens the volume");
     let mut block = vec![0; usize::try_from(len.min(MIB)).expect("a length")];
     for at in (offset..offset + len).step_by(block.len()) {
         content.fill(&mut block);
@@ -84,10 +87,16 @@ pub(crate) fn fill(volume: &str, offset: u64, len: u64, seed: &str) {
 pub(crate) fn assert_same_content(original: &str, restored: &str) {
     let (left, right) = (open(original), open(restored));
     let (left_bytes, right_bytes) = (len(&left), len(&right));
-    assert!(left_bytes <= right_bytes, "{left_bytes} and {right_bytes} bytes");
+    assert!(
+        left_bytes <= right_bytes,
+        "{left_bytes} and {right_bytes} bytes"
+    );
     for at in (0..right_bytes).step_by(block_len()) {
         let (ours, theirs) = (block(&left, at), block(&right, at));
-        assert!(ours == theirs, "{restored} differs within 1 MiB from byte {at}");
+        assert!(
+            ours == theirs,
+            "{restored} differs within 1 MiB from byte {at}"
+        );
     }
 }
 

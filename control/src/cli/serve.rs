@@ -1,6 +1,6 @@
 //! `ringback serve`: the daemon, as configured or as a playground.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{fs, future::Future, path::PathBuf, sync::Arc};
 
 use clap::Args;
 use ringback_endpoint::{Backing, Endpoint, Options};
@@ -49,21 +49,27 @@ async fn run_daemon(config: Config) -> Result<Arc<Daemon>, CliError> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    // Before there is a socket, for a signal then would leave it behind.
+    let stop = told_to_stop();
     let socket = Socket::bind(&config.socket_name).map_err(sentence)?;
     tracing::info!(socket = %config.socket_name.display(), "serving");
     let daemon = Arc::new(Daemon::open(config).await.map_err(sentence)?);
-    serve(Arc::clone(&daemon), socket, told_to_stop())
+    serve(Arc::clone(&daemon), socket, stop)
         .await
         .map_err(sentence)?;
     Ok(daemon)
 }
 
-/// Resolves on SIGTERM or SIGINT.
-async fn told_to_stop() {
+/// Resolves on SIGTERM or SIGINT, also on one that came since the call: from then on neither ends
+/// the process by itself.
+pub(crate) fn told_to_stop() -> impl Future<Output = ()> {
     let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be handled");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
+    let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be handled");
+    async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
     }
 }
 

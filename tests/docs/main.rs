@@ -1,0 +1,144 @@
+//! The documents say what is so: promises name tests that exist, CI runs the README's commands,
+//! the transcript is what the demo prints.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the package lies in the workspace")
+        .to_owned()
+}
+
+fn read(name: &str) -> String {
+    let path = root().join(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Id, state and evidence of each row of a table in `docs/promises.md`.
+fn promises(text: &str) -> Vec<(String, String, String)> {
+    text.lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| id "))
+        .map(|line| {
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            assert_eq!(cells.len(), 6, "a row has four cells: {line}");
+            (cells[1].into(), cells[3].into(), cells[4].into())
+        })
+        .collect()
+}
+
+/// What is wrong with a piece of evidence, given how to read a file of the project.
+fn objection(evidence: &str, read: &dyn Fn(&str) -> Option<String>) -> Option<String> {
+    let evidence = evidence.trim_matches('`');
+    let (file, test) = match evidence.split_once("::") {
+        Some((file, test)) => (file, Some(test)),
+        None => (evidence, None),
+    };
+    let Some(text) = read(file) else {
+        return Some(format!("{file} does not exist"));
+    };
+    let test = test?;
+    let defines = text.contains(&format!("fn {test}("));
+    (!defines).then(|| format!("{file} has no test {test}"))
+}
+
+#[test]
+fn every_shown_promise_names_a_test_that_exists_and_every_open_one_names_none() {
+    let text = read("docs/promises.md");
+    let all = promises(&text);
+    assert!(all.len() >= 20, "the table was read: {}", all.len());
+    let read = |file: &str| fs::read_to_string(root().join(file)).ok();
+    for (id, state, evidence) in all {
+        match state.as_str() {
+            "shown" => {
+                for one in evidence.split(", ") {
+                    assert_eq!(objection(one, &read), None, "{id}");
+                }
+            }
+            "open" => assert_eq!(evidence, "", "{id}"),
+            other => panic!("{id} is {other:?}; it should be shown or open"),
+        }
+    }
+}
+
+#[test]
+fn a_promise_that_names_no_existing_test_is_noticed() {
+    let read = |file: &str| (file == "a.rs").then(|| "fn holds() {}".to_owned());
+    assert_eq!(objection("`a.rs::holds`", &read), None);
+    for wrong in ["`a.rs::hold`", "`b.rs::holds`", "`b`", ""] {
+        assert!(objection(wrong, &read).is_some(), "{wrong}");
+    }
+}
+
+/// The commands that the README gives with a cargo in front.
+fn readme_commands() -> Vec<String> {
+    let readme = read("README.md");
+    let commands = readme.lines().filter_map(|line| line.strip_prefix("$ "));
+    commands
+        .filter(|command| command.starts_with("cargo "))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn ci_runs_the_readme_s_two_commands_word_for_word() {
+    let commands = readme_commands();
+    assert_eq!(
+        commands,
+        ["cargo run --release -- demo", "cargo test --workspace"]
+    );
+    let ci = read(".ci/run");
+    for command in commands {
+        assert!(ci.lines().any(|line| line == command), "{command}");
+    }
+}
+
+/// What stays the same from run to run: numbers, units, hashes and spaces do not.
+fn skeleton(transcript: &str) -> Vec<String> {
+    transcript
+        .lines()
+        .map(|line| {
+            line.split_whitespace()
+                .filter(|word| !word.contains(|c: char| c.is_ascii_digit()))
+                .filter(|word| !is_unit(word))
+                .collect::<Vec<_>>()
+                .join(" ")
+        })
+        .collect()
+}
+
+fn is_unit(word: &str) -> bool {
+    let word = word.trim_end_matches(',');
+    matches!(
+        word,
+        "ms" | "s" | "B" | "KiB" | "MiB" | "GiB" | "B/s" | "KiB/s" | "MiB/s" | "GiB/s"
+    )
+}
+
+#[test]
+fn the_transcript_in_the_readme_is_what_the_demo_prints() {
+    let readme = read("README.md");
+    let (_, behind) = readme
+        .split_once("<!-- transcript: cargo run --release -- demo -->\n```text\n")
+        .expect("the README has a transcript");
+    let (transcript, _) = behind.split_once("\n```").expect("the block ends");
+    let temporary = tempfile::tempdir().expect("a folder");
+    let output = Command::new(env!("CARGO_BIN_EXE_ringback"))
+        .args(["demo", "--data-mib", "32"])
+        .env("TMPDIR", temporary.path())
+        .output()
+        .expect("the demo runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let printed = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(skeleton(transcript), skeleton(printed.trim_end()));
+    let left: Vec<_> = fs::read_dir(temporary.path()).expect("lists").collect();
+    assert!(left.is_empty(), "the demo leaves nothing behind: {left:?}");
+}
