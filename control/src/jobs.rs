@@ -6,13 +6,18 @@ pub mod repository;
 pub mod restore;
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use futures::FutureExt;
 use ringback_datapath::{progress::Progress, store::ObjectStore};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
+
+use crate::failure::Failure;
 
 /// How long trouble with the store is retried within a job.
 pub(crate) const JOB_PATIENCE: Duration = Duration::from_secs(15 * 60);
@@ -38,6 +43,8 @@ pub enum Phase {
 pub struct Watched {
     /// Counters of the data path.
     pub progress: Arc<Progress>,
+    /// The same for the copy that stands in for a snapshot, where there is none.
+    pub copying: Arc<Progress>,
     /// When the job began.
     pub started: Instant,
     /// Ends the job.
@@ -49,6 +56,7 @@ impl Watched {
     fn new() -> Self {
         Self {
             progress: Arc::default(),
+            copying: Arc::default(),
             started: Instant::now(),
             cancel: CancellationToken::new(),
             store: std::sync::OnceLock::new(),
@@ -70,6 +78,15 @@ impl Watched {
     /// `42.1 % of 3.0 GiB, 512 MiB/s, 1.2 GiB over the wire, 10 s left`.
     pub fn describe(&self) -> String {
         let total = self.progress.total_bytes();
+        let to_copy = self.copying.total_bytes();
+        if total == 0 && to_copy > 0 {
+            let copied = self.copying.done_bytes();
+            return format!(
+                "copying the volume first: {} of {}",
+                Bytes(copied),
+                Bytes(to_copy)
+            );
+        }
         if total == 0 {
             return "preparing".to_owned();
         }
@@ -115,6 +132,17 @@ impl std::fmt::Display for Bytes {
         let decimals = usize::from(unit > 0 && value < 100.0);
         f.pad(&format!("{value:.decimals$} {}", UNITS[unit]))
     }
+}
+
+/// Carries a job's work out; a bug in it is a failure like any other, not a job without an end.
+async fn without_panic<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let outcome = AssertUnwindSafe(work).catch_unwind().await;
+    outcome.unwrap_or_else(|_| {
+        Err(Failure::new(
+            Code::Internal,
+            "an error in ringback itself ended the job; the daemon's log says where",
+        ))
+    })
 }
 
 /// Waits until a job's state satisfies `is_met`; the state then.

@@ -37,6 +37,7 @@ pub async fn run(
         });
     }
     let steps = steps(&source.data_extents()?);
+    progress.set_total(steps.iter().map(|step| step.end - step.start).sum());
     let failed = |source| Error::System {
         what: "prepare to copy the volume",
         source,
@@ -80,6 +81,7 @@ async fn copy_step(
             .await
             .map_err(io("write"))?;
     }
+    progress.add_done(len as u64);
     Ok(())
 }
 

@@ -19,6 +19,9 @@ import grpc
 MIB = 1 << 20
 GIB = 1 << 30
 
+# What others on this disk may take or free while we look.
+SLACK = 2 * GIB
+
 # No call takes longer, but for those that wait for an endpoint that does not answer.
 CALL_SECONDS = 30
 
@@ -57,8 +60,11 @@ class World:
     def read(cls, path: str) -> "World":
         return cls(**json.loads(pathlib.Path(path).read_text()))
 
-    def channel(self) -> grpc.Channel:
-        return grpc.insecure_channel(f"unix:{self.socket}")
+    def channel(self, authority: str | None = "localhost") -> grpc.Channel:
+        """`authority` is what HTTP/2 calls the host; None leaves it to gRPC, which takes the
+        socket's path, percent-encoded."""
+        options = [("grpc.default_authority", authority)] if authority else []
+        return grpc.insecure_channel(f"unix:{self.socket}", options)
 
     def image(self, volume: str, device_class: str = "alpha") -> pathlib.Path:
         return pathlib.Path(self.folders[device_class], "volumes", volume, "image")

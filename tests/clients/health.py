@@ -12,6 +12,20 @@ import common
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
+def authorities(world: common.World, checks: common.Checks) -> None:
+    """What clients call the host of a unix socket is no matter of ours; they differ."""
+    for who, authority in (
+        ("localhost, as gRPC for Go does with a unix: target", "localhost"),
+        ("the socket's path percent-encoded, as gRPC for Python, C++ and Go with a dialer does", None),
+        ("the socket's path, as gRPC for Java and older ones for Go with a dialer do", world.socket),
+    ):
+        with world.channel(authority) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            error = stub.Check.future(health_pb2.HealthCheckRequest(), timeout=5).exception()
+            checks.that(f"a client is served that calls the host {who}", error is None,
+                        error and f"{error.code().name}: {error.details()}")
+
+
 def health(channel: grpc.Channel, checks: common.Checks) -> None:
     stub = health_pb2_grpc.HealthStub(channel)
     for service in ("", "proto.LVService", "proto.VGService"):
@@ -51,6 +65,7 @@ def reflection(channel: grpc.Channel, checks: common.Checks) -> None:
 
 
 def main(world: common.World, checks: common.Checks) -> None:
+    authorities(world, checks)
     with world.channel() as channel:
         health(channel, checks)
         reflection(channel, checks)

@@ -20,7 +20,9 @@ use ringback_proto::repository::Commit;
 use tokio::sync::{Semaphore, watch};
 use tonic::Code;
 
-use super::{ASK_PATIENCE, Bytes, JOB_PATIENCE, Phase, Watched, repository, wait_for};
+use super::{
+    ASK_PATIENCE, Bytes, JOB_PATIENCE, Phase, Watched, repository, wait_for, without_panic,
+};
 use crate::{
     config::Config,
     failure::Failure,
@@ -97,11 +99,11 @@ impl BackupJobs {
                  than 1000 bytes together; use shorter names",
             ));
         }
-        if let Some(state) = self.poll(&request)? {
+        if let Some(state) = told(&mut self.jobs(), &request)? {
             return Ok(state);
         }
         match self.groups.find(&request.volume_handle).await? {
-            Some(located) => Ok(self.start(request, store, located)),
+            Some(located) => self.start(request, store, located),
             None => self.ask_the_store(&request, &store).await,
         }
     }
@@ -137,48 +139,16 @@ impl BackupJobs {
         }
     }
 
-    /// The state of a job that is known here, unless a new one must be begun.
-    fn poll(&self, request: &CreateBackup) -> Result<Option<BackupState>, Failure> {
+    fn start(
+        &self,
+        request: CreateBackup,
+        store: StoreConfig,
+        located: Located,
+    ) -> Result<BackupState, Failure> {
         let mut jobs = self.jobs();
-        let Some(job) = jobs.get(&request.name) else {
-            return Ok(None);
-        };
-        let same = job.request.volume_handle == request.volume_handle
-            && job.request.source.backup == request.source.backup;
-        let state = job.state.borrow().clone();
-        match state {
-            State::Preparing | State::Running if same => {
-                let credentials = request.source.store.credentials.clone();
-                job.credentials.replace(credentials);
-                Ok(Some(BackupState::InProgress(job.watched.describe())))
-            }
-            State::Preparing | State::Running => Err(Failure::new(
-                Code::Aborted,
-                format!(
-                    "backup.name {:?} belongs to a running backup of {:?} to {}; choose another \
-                     name, or wait for its end",
-                    request.name,
-                    job.request.volume_handle.as_str(),
-                    job.request.source.backup
-                ),
-            )),
-            State::Done(message) if same => Ok(Some(BackupState::Complete(message))),
-            State::Failed(message) if same => {
-                jobs.remove(&request.name);
-                Ok(Some(BackupState::Error(message)))
-            }
-            State::Done(_) | State::Failed(_) => {
-                jobs.remove(&request.name);
-                Ok(None)
-            }
-        }
-    }
-
-    fn start(&self, request: CreateBackup, store: StoreConfig, located: Located) -> BackupState {
-        let mut jobs = self.jobs();
-        if let Some(job) = jobs.get(&request.name) {
+        if let Some(state) = told(&mut jobs, &request)? {
             // Another call was faster.
-            return BackupState::InProgress(job.watched.describe());
+            return Ok(state);
         }
         forget_some(&mut jobs);
         let job = Arc::new(BackupJob {
@@ -192,7 +162,7 @@ impl BackupJobs {
         jobs.insert(job.request.name.clone(), Arc::clone(&job));
         let message = job.watched.describe();
         tokio::spawn(job.run(Arc::clone(&self.config), Arc::clone(&self.turns)));
-        BackupState::InProgress(message)
+        Ok(BackupState::InProgress(message))
     }
 
     /// The volume is not here: a backup of it may exist all the same, from before.
@@ -245,6 +215,45 @@ impl BackupJobs {
     }
 }
 
+/// The state of a job that is known here, unless a new one must be begun.
+fn told(
+    jobs: &mut HashMap<String, Arc<BackupJob>>,
+    request: &CreateBackup,
+) -> Result<Option<BackupState>, Failure> {
+    let Some(job) = jobs.get(&request.name) else {
+        return Ok(None);
+    };
+    let same = job.request.volume_handle == request.volume_handle
+        && job.request.source.backup == request.source.backup;
+    let state = job.state.borrow().clone();
+    match state {
+        State::Preparing | State::Running if same => {
+            let credentials = request.source.store.credentials.clone();
+            job.credentials.replace(credentials);
+            Ok(Some(BackupState::InProgress(job.watched.describe())))
+        }
+        State::Preparing | State::Running => Err(Failure::new(
+            Code::Aborted,
+            format!(
+                "backup.name {:?} belongs to a running backup of {:?} to {}; choose another \
+                 name, or wait for its end",
+                request.name,
+                job.request.volume_handle.as_str(),
+                job.request.source.backup
+            ),
+        )),
+        State::Done(message) if same => Ok(Some(BackupState::Complete(message))),
+        State::Failed(message) if same => {
+            jobs.remove(&request.name);
+            Ok(Some(BackupState::Error(message)))
+        }
+        State::Done(_) | State::Failed(_) => {
+            jobs.remove(&request.name);
+            Ok(None)
+        }
+    }
+}
+
 /// Keeps the memory for completed jobs bounded; the store answers for those forgotten.
 fn forget_some(jobs: &mut HashMap<String, Arc<BackupJob>>) {
     if jobs.len() >= REMEMBERED_MAX {
@@ -273,7 +282,7 @@ impl BackupJob {
 
     async fn run(self: Arc<Self>, config: Arc<Config>, turns: Arc<Semaphore>) {
         let name = &self.request.name;
-        let ended = match self.back_up(&config, &turns).await {
+        let ended = match without_panic(self.back_up(&config, &turns)).await {
             Ok(message) => {
                 tracing::info!(backup = name, path = %self.request.source.backup, message, "backup complete");
                 State::Done(message)
@@ -362,7 +371,7 @@ impl BackupJob {
         let frozen = match &work.snapshot.frozen {
             Frozen::Snapshot(path) => path,
             Frozen::NeedsCopy { from, to } => {
-                copy::run(from, to, &settings, &Arc::default()).await?;
+                copy::run(from, to, &settings, &self.watched.copying).await?;
                 to
             }
         };
@@ -445,13 +454,24 @@ fn is_of_request(commit: &Commit, request: &CreateBackup) -> bool {
 
 fn describe_commit(commit: &Commit) -> String {
     let statistics = commit.statistics.unwrap_or_default();
+    let parts = [
+        (statistics.new_bytes, "new"),
+        (statistics.unchanged_bytes, "unchanged"),
+        (statistics.duplicate_bytes, "deduplicated"),
+        (
+            statistics.zero_bytes + statistics.hole_bytes,
+            "zero or never written",
+        ),
+    ];
+    let told: Vec<String> = parts
+        .iter()
+        .filter(|(bytes, _)| *bytes > 0)
+        .map(|(bytes, what)| format!("{} {what}", Bytes(*bytes)))
+        .collect();
     format!(
-        "{} backed up: {} new, {} unchanged, {} deduplicated, {} zero or never written; {} sent",
+        "{} backed up: {}; {} sent",
         Bytes(commit.volume_bytes),
-        Bytes(statistics.new_bytes),
-        Bytes(statistics.unchanged_bytes),
-        Bytes(statistics.duplicate_bytes),
-        Bytes(statistics.zero_bytes + statistics.hole_bytes),
+        told.join(", "),
         Bytes(statistics.sent_bytes),
     )
 }

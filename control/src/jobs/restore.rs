@@ -17,7 +17,7 @@ use ringback_datapath::{
 use tokio::sync::{Semaphore, watch};
 use tonic::Code;
 
-use super::{JOB_PATIENCE, OPEN_PATIENCE, Phase, Watched, repository, wait_for};
+use super::{JOB_PATIENCE, OPEN_PATIENCE, Phase, Watched, repository, wait_for, without_panic};
 use crate::{
     config::Config,
     failure::Failure,
@@ -176,7 +176,7 @@ impl RestoreJobs {
     }
 
     async fn run(self: Arc<Self>, job: Arc<RestoreJob>) {
-        let result = job.restore(&self.config, &self.turns).await;
+        let result = without_panic(job.restore(&self.config, &self.turns)).await;
         let name = job.request.name.as_str();
         match result {
             Ok(volume) => {

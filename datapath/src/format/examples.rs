@@ -19,7 +19,7 @@ use super::{
     pack::{Layout, Place},
     tree::{Entry, InnerNode, Leaf, NodeRef, height_for, node_id},
 };
-use crate::chunk::{CODEC_RAW, ChunkId, ChunkIndex, ChunkSize};
+use crate::chunk::{CODEC_RAW, ChunkId, ChunkSize};
 
 const ID: RepositoryId = RepositoryId(counting(0x10));
 const CHUNK_BYTES: u32 = 64 << 10;
@@ -52,7 +52,7 @@ fn pack_name(session: SessionId, random_first: u8) -> PackName {
     PackName::from_slice(&[&session.0[..], &sequence, &random].concat()).expect("24 bytes")
 }
 
-fn bytes<const N: usize>(bytes: [u8; N]) -> Bytes {
+fn owned<const N: usize>(bytes: [u8; N]) -> Bytes {
     Bytes::copy_from_slice(&bytes)
 }
 
@@ -100,8 +100,8 @@ struct Backup {
     name: &'static str,
     slot: u64,
     session: SessionId,
-    /// Of its tree pack's name, commit id and nonce.
-    random_first: [u8; 3],
+    id: Bytes,
+    nonce: Bytes,
     parent: Bytes,
     created_ms: u64,
     ref_set: Bytes,
@@ -128,14 +128,14 @@ impl Backup {
 
     fn commit(&self, root: &NodeRef) -> Commit {
         Commit {
-            id: bytes(counting::<16>(self.random_first[1])),
+            id: self.id.clone(),
             name: self.name.into(),
             request_name: format!("nightly-{}", self.name),
             volume_handle: "data".into(),
             volume_identity: "2d7a1c9e-5b0f-4c38-9e61-0a4f7be3d512".into(),
             roots: vec![root.to_message()],
             ref_set: self.ref_set.clone(),
-            session: bytes(self.session.0),
+            session: owned(self.session.0),
             segments: join_names(&self.segments),
             volume_bytes: VOLUME_BYTES,
             created_ms: self.created_ms,
@@ -147,7 +147,7 @@ impl Backup {
     fn append_to_log(&self, previous: Bytes, root: &NodeRef, examples: &mut Examples) -> Bytes {
         let entry = LogEntry {
             previous,
-            nonce: bytes(counting::<16>(self.random_first[2])),
+            nonce: self.nonce.clone(),
             kind: Some(Kind::Commit(self.commit(root))),
         };
         frame(
@@ -159,8 +159,7 @@ impl Backup {
     }
 
     fn tree_pack(&self) -> Pack {
-        let name = pack_name(self.session, self.random_first[0]);
-        Pack::begin(ObjectKind::TreePack, name)
+        Pack::begin(ObjectKind::TreePack, pack_name(self.session, 0xe0))
     }
 }
 
@@ -179,7 +178,7 @@ fn frame(
 fn examples() -> Examples {
     let mut examples = Examples::new();
     let repository = RepositoryMessage {
-        id: bytes(ID.0),
+        id: owned(ID.0),
         chunk_bytes: CHUNK_BYTES,
         created_ms: MONDAY_MS - 1000,
     };
@@ -214,7 +213,7 @@ fn add_monday(examples: &mut Examples) -> (Backup, NodeRef, Bytes) {
     let segment = pack_name(session(1), 0xf0);
     let indexed = IndexSegment {
         packs: vec![IndexedPack {
-            name: bytes(*data_pack.as_bytes()),
+            name: owned(*data_pack.as_bytes()),
             ids: footer.ids,
             stored_bytes: footer.stored_bytes,
         }],
@@ -227,10 +226,11 @@ fn add_monday(examples: &mut Examples) -> (Backup, NodeRef, Bytes) {
         name: "monday",
         slot: 1,
         session: session(1),
-        random_first: [0xe0, 0x30, 0x40],
+        id: owned(counting::<16>(0x30)),
+        nonce: owned(counting::<16>(0x40)),
         parent: Bytes::new(),
         created_ms: MONDAY_MS,
-        ref_set: bytes(counting::<16>(0x20)),
+        ref_set: owned(counting::<16>(0x20)),
         segments: vec![segment],
         statistics: Statistics {
             hole_bytes: VOLUME_BYTES - new_bytes,
@@ -261,10 +261,11 @@ fn add_tuesday(monday: &Backup, leaf: &NodeRef, previous: Bytes, examples: &mut 
         name: "tuesday",
         slot: 2,
         session: session(2),
-        random_first: [0xe0, 0x60, 0x70],
-        parent: bytes(counting::<16>(monday.random_first[1])),
+        id: owned(counting::<16>(0x60)),
+        nonce: owned(counting::<16>(0x70)),
+        parent: monday.id.clone(),
         created_ms: TUESDAY_MS,
-        ref_set: bytes(counting::<16>(0x50)),
+        ref_set: owned(counting::<16>(0x50)),
         segments: Vec::new(),
         statistics: Statistics {
             hole_bytes: monday.statistics.hole_bytes,
@@ -284,7 +285,7 @@ fn add_tuesday(monday: &Backup, leaf: &NodeRef, previous: Bytes, examples: &mut 
     };
     let object = ref_set_object(&counting(0x50));
     frame(ObjectKind::RefSet, object, &set, examples);
-    let previous = bytes(*blake3::hash(&previous).as_bytes());
+    let previous = owned(*blake3::hash(&previous).as_bytes());
     tuesday.append_to_log(previous, &root, examples);
 }
 
@@ -386,11 +387,4 @@ fn the_pages_show_nothing_else() {
     for (name, _) in blocks_of_pages() {
         assert!(examples.contains_key(&name), "no example is named {name:?}");
     }
-}
-
-#[test]
-fn the_last_chunk_of_the_example_is_short() {
-    let size = ChunkSize::new(CHUNK_BYTES).expect("valid");
-    assert_eq!(size.chunks_in(VOLUME_BYTES), 3);
-    assert_eq!(size.len_of(ChunkIndex(2), VOLUME_BYTES), 512);
 }

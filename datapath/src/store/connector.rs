@@ -173,12 +173,20 @@ fn classify(error: hyper_util::client::legacy::Error) -> ConnectorError {
     ConnectorError::io(error.into())
 }
 
-/// hyper-rustls hides a TLS error inside an I/O error, whose `source` skips it.
+/// A TLS error hides inside I/O errors, one in the other, whose `source` skips what they hold.
 fn certificate_refused(cause: &(dyn std::error::Error + 'static)) -> bool {
-    cause
+    let mut held = cause
         .downcast_ref::<io::Error>()
-        .and_then(io::Error::get_ref)
-        .is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
+        .and_then(io::Error::get_ref);
+    while let Some(error) = held {
+        if error.is::<rustls::Error>() {
+            return true;
+        }
+        held = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+    }
+    false
 }
 
 /// Connects to a host, or to the proxy on the way there.

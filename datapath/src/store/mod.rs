@@ -52,7 +52,7 @@ pub enum StoreError {
         code: String,
     },
     /// Nobody answers, or not in a way that can be used, for as long as we were willing to wait.
-    #[error("{endpoint} does not answer: {reason}")]
+    #[error("cannot reach {endpoint}: {reason}")]
     Unreachable {
         /// Where.
         endpoint: String,

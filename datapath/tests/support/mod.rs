@@ -27,6 +27,7 @@ use ringback_endpoint::{Endpoint, Options};
 use tempfile::TempDir;
 
 pub(crate) const BUCKET: &str = "bucket";
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A store and a folder for volumes.
 pub(crate) struct Bed {
@@ -65,24 +66,13 @@ impl Bed {
         }
     }
 
-    pub(crate) async fn store(&self) -> S3Store {
-        let config = self.config();
-        let credentials = SharedCredentials::new(config.credentials.clone());
-        S3Store::connect(
-            RepositoryPath::parse("bucket/repo").expect("a path"),
-            &config,
-            credentials,
-            Duration::from_secs(20),
-            self.settings.transfers_max,
-        )
-        .await
-    }
-
-    pub(crate) async fn repository(&self) -> Repository {
-        let size = ChunkSize::new(self.settings.chunk_bytes).expect("valid");
-        Repository::open_or_create(Arc::new(self.store().await), size)
-            .await
-            .expect("repository")
+    /// A client of this store that gives up after `patience`.
+    pub(crate) fn client(&self, patience: Duration) -> Client {
+        Client {
+            config: self.config(),
+            settings: self.settings.clone(),
+            patience,
+        }
     }
 
     /// A sparse volume with these extents of data.
@@ -96,8 +86,47 @@ impl Bed {
         path
     }
 
+    pub(crate) async fn repository(&self) -> Repository {
+        self.client(PATIENCE)
+            .repository()
+            .await
+            .expect("repository")
+    }
+
     pub(crate) async fn backup(&self, volume: &Path, name: &str) -> Result<Committed, Error> {
-        let repository = self.repository().await;
+        self.client(PATIENCE).backup(volume, name).await
+    }
+
+    pub(crate) async fn restore(&self, name: &str) -> Result<PathBuf, Error> {
+        let target = self.folder.path().join(format!("restored-{name}"));
+        self.client(PATIENCE).restore(name, &target).await?;
+        Ok(target)
+    }
+}
+
+/// What a job needs to know of a store; outlives it.
+pub(crate) struct Client {
+    config: StoreConfig,
+    settings: Settings,
+    patience: Duration,
+}
+
+impl Client {
+    async fn repository(&self) -> Result<Repository, Error> {
+        let store = S3Store::connect(
+            RepositoryPath::parse("bucket/repo").expect("a path"),
+            &self.config,
+            SharedCredentials::new(self.config.credentials.clone()),
+            self.patience,
+            self.settings.transfers_max,
+        )
+        .await;
+        let size = ChunkSize::new(self.settings.chunk_bytes).expect("valid");
+        Repository::open_or_create(Arc::new(store), size).await
+    }
+
+    pub(crate) async fn backup(&self, volume: &Path, name: &str) -> Result<Committed, Error> {
+        let repository = self.repository().await?;
         let mut log = Log::replay(&repository).await?;
         let subject = Subject {
             name: name.to_owned(),
@@ -118,15 +147,14 @@ impl Bed {
         .await
     }
 
-    pub(crate) async fn restore(&self, name: &str) -> Result<PathBuf, Error> {
-        let repository = self.repository().await;
+    /// Restores into a new file at `target`.
+    pub(crate) async fn restore(&self, name: &str, target: &Path) -> Result<(), Error> {
+        let repository = self.repository().await?;
         let opened = Backup::open(&repository, name).await?;
-        let target = self.folder.path().join(format!("restored-{name}"));
-        let file = File::create(&target).expect("create");
+        let file = File::create(target).expect("create");
         file.set_len(opened.volume_bytes()).expect("set_len");
         let progress = Arc::new(Progress::default());
-        restore::run(&repository, &opened, &target, &self.settings, &progress).await?;
-        Ok(target)
+        restore::run(&repository, &opened, target, &self.settings, &progress).await
     }
 }
 

@@ -1,0 +1,370 @@
+//! Backups: started by a call, asked about by the next ones, and known to the store for ever.
+
+use std::time::{Duration, Instant};
+
+use ringback_proto::lvmd::{CreateBackupRequest, CreateLvRequest, StateType, data_source::S3};
+use tonic::Code;
+
+use crate::{
+    client::{Client, assert_refused, backup, ok, sized_bytes, synchronous},
+    harness::{Daemon, GIB, MIB, class, ended_well},
+    store::{Store, assert_same_content, fill},
+    valve::Valve,
+};
+
+/// A daemon with a volume `data` of 64 MiB, half of it data, and a store.
+async fn bed() -> (Daemon, Client, Store) {
+    let (daemon, store) = (Daemon::start(), Store::start().await);
+    let client = daemon.client().await;
+    let volume = client.create("data", 64 * MIB).await;
+    fill(&volume.path, 4 * MIB, 32 * MIB, "content");
+    (daemon, client, store)
+}
+
+/// Starts a backup of `data` that stops in the midst of its data.
+async fn shut_in_the_midst(client: &Client, store: &Store) -> (Valve, CreateBackupRequest) {
+    let valve = Valve::to(store).await;
+    let request = backup("monday", "data", &valve.through(store.s3("monday")));
+    let state = client.poll(&request).await.expect("it starts");
+    assert_eq!(state.state(), StateType::Inprogress, "{}", state.msg);
+    valve.is_shut().await;
+    (valve, request)
+}
+
+async fn assert_ends_in_error(client: &Client, request: &CreateBackupRequest, says: &str) {
+    let state = client.end_of(request).await;
+    assert_eq!(state.state(), StateType::Error, "{}", state.msg);
+    assert!(state.msg.contains(says), "{}", state.msg);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_started_by_one_call_and_stays_complete_for_the_next_ones() {
+    let (_daemon, client, store) = bed().await;
+    let request = backup("nightly", "data", &store.s3("monday"));
+    let state = client.poll(&request).await.expect("it starts");
+    assert_eq!(
+        (&state.name[..], state.state()),
+        ("nightly", StateType::Inprogress)
+    );
+    let state = client.end_of(&request).await;
+    assert_eq!(
+        (&state.name[..], state.state()),
+        ("nightly", StateType::Complete)
+    );
+    assert!(
+        state.msg.contains("64.0 MiB backed up: 32.0 MiB new"),
+        "{}",
+        state.msg
+    );
+    let requests = store.requests();
+    assert_eq!(client.poll(&request).await.expect("it is known"), state);
+    assert_eq!(
+        store.requests(),
+        requests,
+        "what was just completed is remembered"
+    );
+
+    let info = client.show(&store.s3("monday")).await.expect("it is there");
+    assert_eq!(
+        (&info.name[..], &info.request_name[..]),
+        ("monday", "nightly")
+    );
+    assert_eq!(info.volume_handle, "data");
+    assert_eq!((info.size_bytes, info.slot), (64 * MIB, 1));
+    let stats = info.stats.expect("has them");
+    assert_eq!((stats.new_bytes, stats.hole_bytes), (32 * MIB, 32 * MIB));
+    assert!(
+        (32 * MIB..34 * MIB).contains(&stats.sent_bytes),
+        "{stats:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_backup_sends_what_changed() {
+    let (_daemon, client, store) = bed().await;
+    client.back_up("data", &store.s3("monday")).await;
+    let volume = client.find("data").await.expect("it is there");
+    fill(&volume.path, 50 * MIB, MIB, "a change");
+    let before = store.endpoint.counters().bytes_received;
+    let request = backup("nightly", "data", &store.s3("tuesday"));
+    let state = client.end_of(&request).await;
+    assert!(
+        state.msg.contains("1.0 MiB new, 32.0 MiB unchanged"),
+        "{}",
+        state.msg
+    );
+    let sent = store.endpoint.counters().bytes_received - before;
+    assert!((MIB..2 * MIB).contains(&sent), "{sent}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restart_the_store_knows_that_a_backup_is_complete() {
+    let (mut daemon, client, store) = bed().await;
+    let request = backup("nightly", "data", &store.s3("monday"));
+    let complete = client.end_of(&request).await;
+    let before = store.endpoint.counters();
+    daemon.restart();
+    let client = daemon.client().await;
+    // What the store does not keep is the warning that the snapshot was a copy.
+    let known = client.end_of(&request).await;
+    assert_eq!(known.state(), StateType::Complete, "{}", known.msg);
+    assert!(complete.msg.starts_with(&known.msg), "{}", known.msg);
+    let after = store.endpoint.counters();
+    assert_eq!(after.requests("PutObject"), before.requests("PutObject"));
+    assert_eq!(after.requests("UploadPart"), before.requests("UploadPart"));
+
+    client.remove("data").await.expect("it is removed");
+    assert_eq!(client.poll(&request).await.expect("it is known"), known);
+    daemon.restart();
+    // Without the volume there is nothing to start: the store is asked at once.
+    let client = daemon.client().await;
+    assert_eq!(client.poll(&request).await.expect("it is known"), known);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neither_volume_nor_backup_is_not_found() {
+    let (_daemon, client, store) = bed().await;
+    for s3 in [
+        store.s3("monday"),
+        store.at("s3://no-such-bucket/team/monday"),
+    ] {
+        let refused = client.poll(&backup("nightly", "absent", &s3)).await;
+        assert_refused(refused, Code::NotFound, "");
+    }
+    client.back_up("data", &store.s3("monday")).await;
+    for (name, handle, path) in [
+        ("a-backup", "absent", "monday"),
+        ("another-name", "absent", "monday"),
+        ("a-backup", "fast/absent", "tuesday"),
+        ("a-backup", "no-such-group/data", "tuesday"),
+    ] {
+        let refused = client.poll(&backup(name, handle, &store.s3(path))).await;
+        assert_refused(
+            refused,
+            Code::NotFound,
+            "there is no such volume, nor a backup of it",
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_does_not_answer_for_an_absent_volume_is_unavailable_within_seconds() {
+    let (_daemon, client, store) = bed().await;
+    let _held = store.endpoint.hold_replies();
+    let closed = S3 {
+        endpoint: "http://127.0.0.1:1".to_owned(),
+        ..store.s3("monday")
+    };
+    let (silent, closed) = (
+        backup("one", "absent", &store.s3("monday")),
+        backup("other", "absent", &closed),
+    );
+    let started = Instant::now();
+    let answers = tokio::join!(client.poll(&silent), client.poll(&closed));
+    for answer in [answers.0, answers.1] {
+        assert_refused(answer, Code::Unavailable, "");
+    }
+    assert!(
+        started.elapsed() < Duration::from_secs(7),
+        "{:?}",
+        started.elapsed()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_backup_tells_how_far_it_is_and_keeps_its_name_from_others() {
+    let (_daemon, client, store) = bed().await;
+    let (valve, request) = shut_in_the_midst(&client, &store).await;
+    let state = client.poll(&request).await.expect("it runs");
+    assert_eq!(state.state(), StateType::Inprogress);
+    for part in [" % of 64.0 MiB, ", "/s, ", " over the wire, ", "left"] {
+        assert!(state.msg.contains(part), "{}", state.msg);
+    }
+    client.create("other", MIB).await;
+    for other in [
+        backup("monday", "other", &valve.through(store.s3("monday"))),
+        backup("monday", "data", &valve.through(store.s3("tuesday"))),
+        backup("monday", "fast/data", &valve.through(store.s3("monday"))),
+    ] {
+        let refused = client.poll(&other).await;
+        assert_refused(
+            refused,
+            Code::Aborted,
+            "belongs to a running backup of \"data\"",
+        );
+    }
+    valve.open();
+    let state = client.end_of(&request).await;
+    assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_backups_that_want_a_name_at_the_same_moment_one_is_aborted() {
+    let (_daemon, client, store) = bed().await;
+    client.create("other", MIB).await;
+    let _held = store.endpoint.hold_replies();
+    for name in 0..20 {
+        let name = name.to_string();
+        let (one, other) = (
+            backup(&name, "data", &store.s3(&name)),
+            backup(&name, "other", &store.s3(&name)),
+        );
+        let (one, other) = tokio::join!(client.poll(&one), client.poll(&other));
+        let (started, refused) = if one.is_ok() {
+            (one, other)
+        } else {
+            (other, one)
+        };
+        assert_eq!(started.expect("one starts").state(), StateType::Inprogress);
+        assert_refused(refused, Code::Aborted, "belongs to a running backup");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_is_taken_is_an_error_that_says_by_what_and_is_told_once() {
+    let (_daemon, client, store) = bed().await;
+    client.back_up("data", &store.s3("monday")).await;
+    client.create("other", MIB).await;
+    let by_name = backup("another-name", "data", &store.s3("monday"));
+    let by_volume = backup("a-backup", "other", &store.s3("monday"));
+    for (request, says) in [
+        (&by_name, "is taken by a backup named \"a-backup\""),
+        (&by_volume, "is taken by a backup of volume \"data\""),
+        // Told: it is tried again, and found to be the same.
+        (&by_name, "is taken by a backup named \"a-backup\""),
+    ] {
+        let state = client.poll(request).await.expect("it starts");
+        assert_eq!(state.state(), StateType::Inprogress, "{}", state.msg);
+        assert_ends_in_error(&client, request, says).await;
+    }
+    client.remove("data").await.expect("it is removed");
+    client.create("data", MIB).await;
+    let by_identity = backup("a-backup", "data", &store.s3("monday"));
+    assert_ends_in_error(&client, &by_identity, "of an earlier volume \"data\"").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handle_may_name_the_group_and_must_where_several_have_the_volume() {
+    let daemon =
+        Daemon::with(|folder| class("fast", folder, 0, true) + &class("slow", folder, 0, false));
+    let (client, store) = (daemon.client().await, Store::start().await);
+    let slow = CreateLvRequest {
+        device_class: "slow".to_owned(),
+        ..sized_bytes("data", 2 * MIB)
+    };
+    ok(client.clone().lv.create_lv(slow).await);
+    // In one group alone: found wherever it is.
+    client.back_up("data", &store.s3("monday")).await;
+    client.create("data", MIB).await;
+    let ambiguous = client
+        .poll(&backup("nightly", "data", &store.s3("tuesday")))
+        .await;
+    assert_refused(
+        ambiguous,
+        Code::InvalidArgument,
+        "several volume groups (fast, slow)",
+    );
+    client.back_up("slow/data", &store.s3("wednesday")).await;
+    let info = client
+        .show(&store.s3("wednesday"))
+        .await
+        .expect("it is there");
+    assert_eq!(
+        (&info.volume_handle[..], info.size_bytes),
+        ("slow/data", 2 * MIB)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trouble_with_the_store_is_a_state_and_not_a_grpc_error() {
+    let (daemon, client, store) = bed().await;
+    let wrong_secret = S3 {
+        secret_access_key: "wrong".to_owned(),
+        ..store.s3("monday")
+    };
+    let wrong_id = S3 {
+        access_key_id: "NOBODY".to_owned(),
+        ..store.s3("monday")
+    };
+    let no_bucket = store.at("s3://no-such-bucket/team/monday");
+    for (s3, says) in [
+        (wrong_secret, "denies access"),
+        (wrong_id, "denies access"),
+        (no_bucket, "there is no bucket \"no-such-bucket\""),
+    ] {
+        let request = backup("nightly", "data", &s3);
+        assert_ends_in_error(&client, &request, says).await;
+    }
+    assert_eq!(daemon.entries("fast", "temporary"), [""; 0]);
+    // None of it keeps the next one from being made.
+    client.back_up("data", &store.s3("monday")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_credentials_of_a_poll_replace_those_of_the_job() {
+    let (_daemon, client, store) = bed().await;
+    let (valve, request) = shut_in_the_midst(&client, &store).await;
+    let revoked = valve.through(S3 {
+        secret_access_key: "revoked".to_owned(),
+        ..store.s3("monday")
+    });
+    let revoked = backup("monday", "data", &revoked);
+    let state = client.poll(&revoked).await.expect("it runs");
+    assert_eq!(state.state(), StateType::Inprogress, "{}", state.msg);
+    valve.open();
+    assert_ends_in_error(&client, &revoked, "denies access").await;
+    let state = client.end_of(&request).await;
+    assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn removing_the_volume_cancels_its_backup() {
+    let (daemon, client, store) = bed().await;
+    let (valve, request) = shut_in_the_midst(&client, &store).await;
+    client.remove("data").await.expect("it is removed");
+    daemon.assert_nothing_is_left_of("data");
+    let state = client.poll(&request).await.expect("it is told");
+    assert_eq!(state.state(), StateType::Error);
+    assert!(
+        state.msg.contains("the volume was removed"),
+        "{}",
+        state.msg
+    );
+    valve.open();
+    assert_refused(
+        client.poll(&request).await,
+        Code::NotFound,
+        "there is no such volume",
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_was_cut_off_is_begun_again_by_the_next_call() {
+    let (mut daemon, mut client, store) = bed().await;
+    for kill in [true, false] {
+        let (valve, _) = shut_in_the_midst(&client, &store).await;
+        assert_eq!(daemon.entries("fast", "temporary").len(), 1, "the snapshot");
+        if kill {
+            daemon.kill();
+        } else {
+            let status = daemon.terminate().await;
+            assert!(ended_well(status), "{status}");
+        }
+        drop(valve);
+        daemon.restart();
+        client = daemon.client().await;
+        assert_eq!(client.list().await.len(), 1);
+        assert_eq!(daemon.entries("fast", "temporary"), [""; 0]);
+    }
+    let request = backup("monday", "data", &store.s3("monday"));
+    let state = client.end_of(&request).await;
+    assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
+    let source = synchronous(&store.s3("monday"));
+    let again = client
+        .restore("again", 1, &source)
+        .await
+        .expect("it is restored");
+    assert_eq!(again.size_bytes.unsigned_abs(), GIB);
+    let data = client.find("data").await.expect("it is there");
+    assert_same_content(&data.path, &again.path);
+}

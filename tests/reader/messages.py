@@ -1,0 +1,89 @@
+"""Protocol Buffers by hand, and the messages of docs/formats."""
+
+from types import SimpleNamespace
+
+# Messages: field number -> name, and type: int, bytes, str, [int], a message, [a message].
+REPOSITORY = {1: ("id", bytes), 2: ("chunk_bytes", int), 3: ("created_ms", int)}
+FOOTER = {1: ("ids", bytes), 2: ("stored_bytes", [int])}
+LEAF = {1: ("packs", bytes), 2: ("positions", [int]), 3: ("ids", bytes), 4: ("pack", [int]),
+        5: ("ordinals", [int]), 6: ("offsets", [int]), 7: ("stored_bytes", [int])}
+NODE_REF = {1: ("id", bytes), 2: ("pack", bytes), 3: ("ordinal", int), 4: ("offset", int),
+            5: ("stored_bytes", int)}
+INNER = {1: ("positions", [int]), 2: ("children", [NODE_REF]), 3: ("data_packs", bytes)}
+STATISTICS = {1: ("hole_bytes", int), 2: ("zero_bytes", int), 3: ("unchanged_bytes", int),
+              4: ("duplicate_bytes", int), 5: ("new_bytes", int), 6: ("sent_bytes", int)}
+ROOT = {1: ("volume_bytes", int), 2: ("chunk_bytes", int), 3: ("sector_bytes", int),
+        4: ("created_ms", int), 5: ("parent", bytes), 6: ("height", int), 7: ("top", NODE_REF),
+        8: ("statistics", STATISTICS), 9: ("volume_handle", str), 10: ("volume_identity", str)}
+COMMIT = {1: ("id", bytes), 2: ("name", str), 3: ("request_name", str), 4: ("volume_handle", str),
+          5: ("volume_identity", str), 6: ("roots", [NODE_REF]), 7: ("ref_set", bytes),
+          8: ("session", bytes), 9: ("segments", bytes), 10: ("volume_bytes", int),
+          11: ("created_ms", int), 12: ("chunk_bytes", int), 13: ("statistics", STATISTICS)}
+LOG_ENTRY = {1: ("previous", bytes), 2: ("nonce", bytes), 3: ("commit", COMMIT)}
+REF_SET = {1: ("parent", bytes), 2: ("depth", int), 3: ("added_data", bytes),
+           4: ("dropped_data", bytes), 5: ("added_tree", bytes), 6: ("dropped_tree", bytes)}
+INDEXED_PACK = {1: ("name", bytes), 2: ("ids", bytes), 3: ("stored_bytes", [int])}
+INDEX_SEGMENT = {1: ("packs", [INDEXED_PACK])}
+
+
+class Refused(Exception):
+    """The repository is damaged, or newer than this reader."""
+
+
+def demand(holds, sentence):
+    if not holds:
+        raise Refused(sentence)
+
+
+def varint(data, at):
+    value = 0
+    for shift in range(0, 70, 7):
+        demand(at < len(data), "a message ends inside a number")
+        value |= (data[at] & 0x7f) << shift
+        at += 1
+        if data[at - 1] < 0x80:
+            return value, at
+    raise Refused("a number takes more than 10 bytes")
+
+
+def varints(data):
+    values, at = [], 0
+    while at < len(data):
+        value, at = varint(data, at)
+        values.append(value)
+    return values
+
+
+def decode(data, message):
+    found, at = {}, 0
+    while at < len(data):
+        tag, at = varint(data, at)
+        demand(tag & 7 in (0, 2), f"a field has wire type {tag & 7}")
+        value, at = varint(data, at)
+        if tag & 7 == 2:
+            demand(at + value <= len(data), "a message ends inside a field")
+            value, at = data[at:at + value], at + value
+        if tag >> 3 not in message:
+            continue
+        name, kind = message[tag >> 3]
+        demand((tag & 7 == 0) == (kind is int), f"{name} has wire type {tag & 7}")
+        if isinstance(kind, list) and kind != [int]:
+            found.setdefault(name, []).append(decode(value, kind[0]))
+            continue
+        demand(name not in found, f"{name} is there twice")
+        if isinstance(kind, dict):
+            value = decode(value, kind)
+        elif kind == [int]:
+            value = varints(value)
+        elif kind is str:
+            value = value.decode()
+        found[name] = value
+    for name, kind in message.values():
+        empty = [] if isinstance(kind, list) else None if isinstance(kind, dict) else kind()
+        found.setdefault(name, empty)
+    return SimpleNamespace(**found)
+
+
+def items(data, width, what):
+    demand(len(data) % width == 0, f"{what} is not a whole number of items")
+    return [data[at:at + width] for at in range(0, len(data), width)]

@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""Moves a repository's objects about, as files under their names.
+
+    objects.py download PREFIX FOLDER    from the bucket `backups`
+    objects.py upload FOLDER PREFIX      to it
+    objects.py pages FOLDER              from the dumps in docs/formats
+"""
+
+import re
+import sys
+from pathlib import Path
+
+BUCKET = "backups"
+PAGES = Path(__file__).resolve().parents[2] / "docs" / "formats"
+
+
+def client():
+    import boto3
+
+    return boto3.client("s3", region_name="us-east-1")
+
+
+def store(folder, name, data):
+    path = Path(folder, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def download(prefix, folder):
+    s3 = client()
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix + "/"):
+        for key in (item["Key"] for item in page["Contents"]):
+            body = s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+            store(folder, key.removeprefix(prefix + "/"), body)
+
+
+def upload(folder, prefix):
+    s3 = client()
+    for path in (p for p in Path(folder).rglob("*") if p.is_file()):
+        key = f"{prefix}/{path.relative_to(folder)}"
+        s3.put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
+
+
+def undump(text):
+    """The bytes of a dump in the form of `hexdump -C`."""
+    data, row = b"", b""
+    lines = text.splitlines()
+    for line, following in zip(lines, lines[1:]):
+        if line == "*":
+            data += row * ((int(following.split()[0], 16) - len(data)) // len(row))
+            continue
+        offset, row = int(line[:8], 16), bytes.fromhex(line[8:58])
+        assert offset == len(data), line
+        data += row
+    assert len(data) == int(lines[-1], 16), lines[-1]
+    return data
+
+
+def pages(folder):
+    for page in PAGES.glob("*.md"):
+        for name, dump in re.findall(r"^```hex name=(\S+)\n(.*?)^```", page.read_text(), re.M | re.S):
+            # The inner node is an example of its own, and no object.
+            if name != "inner":
+                store(folder, name, undump(dump))
+
+
+if __name__ == "__main__":
+    commands = {"download": download, "upload": upload, "pages": pages}
+    commands[sys.argv[1]](*sys.argv[2:])
