@@ -5,23 +5,21 @@
 
 mod backups;
 mod client;
+mod demo;
 mod lv;
-pub(crate) mod output;
+mod output;
 mod progress;
 mod serve;
-pub(crate) mod store;
+mod store;
 
-pub(crate) use backups::{back_up, restore};
-pub(crate) use client::Client;
-pub(crate) use progress::follow;
+use client::Client;
+use progress::follow;
 
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
-
-use crate::demo;
 
 /// An lvmd that sends logical volumes to S3 and brings them back.
 #[derive(Parser)]

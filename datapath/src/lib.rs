@@ -29,4 +29,5 @@ pub mod restore;
 pub mod ring;
 pub mod settings;
 pub mod store;
+mod tasks;
 pub mod tree;

@@ -10,10 +10,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 use ringback_proto::repository::PackFooter;
-use tokio::{
-    sync::mpsc,
-    task::{JoinError, JoinSet},
-};
+use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
     error::Error,
@@ -23,6 +20,7 @@ use crate::{
     },
     repository::Repository,
     store::{ObjectStore, Payload, StoreError, Upload},
+    tasks::joined,
 };
 
 /// Sizes of packs and parts.
@@ -120,8 +118,8 @@ impl PackWriter {
     /// Ends the last pack and waits until the store has them all; the packs not yet taken.
     pub async fn finish(mut self) -> Result<Vec<FinishedPack>, Error> {
         self.end_pack().await?;
-        while let Some(joined) = self.uploads.join_next().await {
-            self.finished.push(unfold(joined)?);
+        while let Some(ended) = self.uploads.join_next().await {
+            self.finished.push(joined(ended)??);
         }
         Ok(self.finished)
     }
@@ -173,27 +171,20 @@ impl PackWriter {
     }
 
     fn collect_finished(&mut self) -> Result<(), Error> {
-        while let Some(joined) = self.uploads.try_join_next() {
-            self.finished.push(unfold(joined)?);
+        while let Some(ended) = self.uploads.try_join_next() {
+            self.finished.push(joined(ended)??);
         }
         Ok(())
     }
 
     /// Why an uploader went away without being told to.
     async fn failure(&mut self) -> Error {
-        while let Some(joined) = self.uploads.join_next().await {
-            if let Err(error) = unfold(joined) {
+        while let Some(ended) = self.uploads.join_next().await {
+            if let Err(error) = joined(ended).flatten() {
                 return error;
             }
         }
         unreachable!("an uploader ends early only with an error")
-    }
-}
-
-fn unfold<T>(joined: Result<Result<T, Error>, JoinError>) -> Result<T, Error> {
-    match joined {
-        Ok(result) => result,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 
@@ -274,7 +265,7 @@ impl Uploader {
             self.send_part(&upload, number, payload, &mut sending).await;
             number += 1;
             while let Some(sent) = sending.try_join_next() {
-                unfold(sent)?;
+                joined(sent)??;
             }
             if let Some(end) = end {
                 break end;
@@ -286,7 +277,7 @@ impl Uploader {
             };
         };
         while let Some(sent) = sending.join_next().await {
-            unfold(sent)?;
+            joined(sent)??;
         }
         upload.complete(bytes).await?;
         Ok(FinishedPack { name, footer })

@@ -84,7 +84,8 @@ class Client:
                     abs(there - before) < SLACK, f"{before}, not about {there}")
         self.create("seed-large", 6)
         taken = before - self.free()
-        checks.that("GetFreeBytes sinks by a new volume's size", abs(taken - 6 * GIB) < SLACK, taken)
+        checks.that("GetFreeBytes sinks by a new volume's size",
+                    abs(taken - 6 * GIB) < SLACK, taken)
         self.remove("seed-large")
         checks.that("GetFreeBytes rises when it is removed",
                     abs(before - self.free()) < SLACK, before - self.free())
@@ -122,8 +123,8 @@ class Client:
         checks.equal("Watch has an item for each class", set(items), set(self.world.folders))
         checks.equal("Watch's free_bytes is the default class's", first.free_bytes, items["alpha"])
         self.create("seed-watched", 6)
-        less = watching.next(lambda message: message.free_bytes < first.free_bytes - 6 * GIB + SLACK)
-        checks.that("Watch sends again after a volume was made", less)
+        checks.that("Watch sends again after a volume was made", watching.next(
+            lambda message: message.free_bytes < first.free_bytes - 6 * GIB + SLACK))
         self.lv.ResizeLV(pb.ResizeLVRequest(name="seed-watched", size_gb=12))
         checks.that("Watch sends again after a volume grew", watching.next(
             lambda message: message.free_bytes < first.free_bytes - 12 * GIB + SLACK))

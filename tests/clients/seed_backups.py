@@ -114,8 +114,8 @@ class Backups(Data):
                 ("CreateBackup", lv.CreateBackup, self.backup("bk-bad", "seed-data", **s3)),
                 ("CreateLV", lv.CreateLV, self.restore("seed-none", **s3)),
             ):
-                checks.fails(f"{what} with the {field} {value!r}", "INVALID_ARGUMENT", call, request,
-                             f"data_source.s3.{field}")
+                checks.fails(f"{what} with the {field} {value!r}", "INVALID_ARGUMENT",
+                             call, request, f"data_source.s3.{field}")
         sealed = self.backup("bk-bad", "seed-data", "backups/sealed/x", encryption_key="passphrase")
         checks.fails("CreateBackup with encryption_key", "UNIMPLEMENTED", lv.CreateBackup, sealed,
                      "encryption_key")

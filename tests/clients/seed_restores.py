@@ -29,13 +29,13 @@ class Restores(Data):
         nowhere = gate.closed_port()
         # Those that take their time are asked all at once.
         slow = {
-            what: lv.CreateLV.future(self.restore(f"seed-none{index}", MONDAY, **fields), timeout=60)
-            for index, (what, fields) in enumerate((
-                ("from an endpoint that is not there", {"endpoint": nowhere}),
-                ("from an endpoint that is not there, asynchronous,",
+            what: lv.CreateLV.future(self.restore(name, MONDAY, **fields), timeout=60)
+            for what, name, fields in (
+                ("from an endpoint that is not there", "seed-none1", {"endpoint": nowhere}),
+                ("from an endpoint that is not there, asynchronous,", "seed-none2",
                  {"endpoint": nowhere, "synchronous": False}),
-                ("by a proxy that is not there", {"http_proxy": nowhere}),
-            ))
+                ("by a proxy that is not there", "seed-none3", {"http_proxy": nowhere}),
+            )
         }
         checks.fails("CreateLV from a backup with the name taken", "ALREADY_EXISTS", lv.CreateLV,
                      self.restore("seed-data", MONDAY), "seed-data")

@@ -120,7 +120,8 @@ class Client:
                     abs(there - before) < SLACK, f"{before}, not about {there}")
         self.create("topo-large", 8 * GIB)
         taken = before - self.free()
-        checks.that("GetFreeBytes sinks by a new volume's size", abs(taken - 8 * GIB) < SLACK, taken)
+        checks.that("GetFreeBytes sinks by a new volume's size",
+                    abs(taken - 8 * GIB) < SLACK, taken)
         checks.equal("GetFreeBytes of a class with less room than its spare is 0",
                      self.free("gamma"), 0)
         checks.equal("CreateLV does not subtract the spare",

@@ -4,6 +4,7 @@ mod backups;
 mod client;
 mod harness;
 mod refusals;
+mod restores;
 mod socket;
 mod sources;
 mod store;

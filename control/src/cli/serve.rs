@@ -97,7 +97,7 @@ async fn run_playground(folder: PathBuf) -> Result<(), CliError> {
 }
 
 /// One Directory class in the folder, all its room given away.
-fn playground_config(folder: &std::path::Path) -> Result<Config, CliError> {
+pub(super) fn playground_config(folder: &std::path::Path) -> Result<Config, CliError> {
     let quoted = |path: PathBuf| serde_json::Value::from(path.display().to_string());
     Config::parse(&format!(
         "socket-name: {}\n\

@@ -6,16 +6,21 @@
 //!
 //! Ordering rule: a request in flight owns its buffer. A caller that stops waiting changes
 //! nothing: the request runs to its end, then its slot goes home. Dropping the queue lets
-//! everything in flight finish before the file is closed.
+//! everything in flight finish before the file is closed; [`BlockQueue::closed`] tells when.
 
 mod sync;
 mod uring;
 
 use std::{fs::File, io, ops::Range, thread};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::arena::{Arena, SLOT_ALIGNMENT, Slot};
+use crate::{
+    arena::{Arena, SLOT_ALIGNMENT, Slot},
+    error::Error,
+    settings::Settings,
+    tasks::blocking,
+};
 
 /// What moves the blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,7 +47,11 @@ pub enum Mode {
 pub struct BlockQueue {
     requests: mpsc::Sender<Request>,
     mode: Mode,
+    open: watch::Receiver<()>,
 }
+
+/// Held by the threads of a queue until they have let go of the file.
+type Open = watch::Sender<()>;
 
 enum Request {
     Read(Transfer),
@@ -66,17 +75,51 @@ impl BlockQueue {
     pub fn open(file: File, arena: &Arena, engine: IoEngine, depth: usize) -> io::Result<Self> {
         let depth = depth.max(1);
         let (requests, receiver) = mpsc::channel(depth);
+        let (held, open) = watch::channel(());
         let mode = match engine {
-            IoEngine::Uring => match uring::start(file.try_clone()?, arena, depth, receiver)? {
-                uring::Started::Ring(mode) => mode,
-                uring::Started::Forbidden(receiver, error) => {
-                    tracing::warn!(%error, "io_uring is not available; reading and writing with threads");
-                    sync::start(file, depth, receiver)?
+            IoEngine::Uring => {
+                match uring::start(file.try_clone()?, arena, depth, receiver, held.clone())? {
+                    uring::Started::Ring(mode) => mode,
+                    uring::Started::Forbidden(receiver, error) => {
+                        tracing::warn!(%error, "io_uring is not available; reading and writing with threads");
+                        sync::start(file, depth, receiver, &held)?
+                    }
                 }
-            },
-            IoEngine::Sync => sync::start(file, depth, receiver)?,
+            }
+            IoEngine::Sync => sync::start(file, depth, receiver, &held)?,
         };
-        Ok(Self { requests, mode })
+        Ok(Self {
+            requests,
+            mode,
+            open,
+        })
+    }
+
+    /// Allocates as many buffers of `slot_bytes` as `settings` allow and starts the threads that
+    /// serve `file` with them, both of which may block for a while.
+    pub(crate) async fn prepare(
+        file: File,
+        slot_bytes: usize,
+        settings: &Settings,
+        what: &'static str,
+    ) -> Result<(Arena, Self), Error> {
+        let slots = settings.slots(slot_bytes);
+        let (engine, depth) = (settings.engine, settings.queue_depth);
+        let prepared = blocking(move || {
+            let arena = Arena::new(slots, slot_bytes)?;
+            let queue = Self::open(file, &arena, engine, depth)?;
+            Ok((arena, queue))
+        });
+        prepared
+            .await?
+            .map_err(|source| Error::System { what, source })
+    }
+
+    /// Ends when the queue has been dropped, nothing is in flight any more and the file is
+    /// closed: only then is the volume free for others.
+    pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut open = self.open.clone();
+        async move { while open.changed().await.is_ok() {} }
     }
 
     /// How this queue works.

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Mode, Request, Transfer, rounded_up, spawn_named};
+use super::{Mode, Open, Request, Transfer, rounded_up, spawn_named};
 
 /// More threads than this gain nothing on the devices that need this engine.
 const THREADS_MAX: usize = 8;
@@ -21,12 +21,18 @@ pub(super) fn start(
     file: File,
     depth: usize,
     requests: mpsc::Receiver<Request>,
+    open: &Open,
 ) -> io::Result<Mode> {
     let file = Arc::new(file);
     let requests: Requests = Arc::new(Mutex::new(requests));
     for _ in 0..depth.min(THREADS_MAX) {
         let (file, requests) = (Arc::clone(&file), Arc::clone(&requests));
-        spawn_named("ringback-io", move || serve(&file, &requests))?;
+        let open = open.clone();
+        spawn_named("ringback-io", move || {
+            serve(&file, &requests);
+            drop(file);
+            drop(open);
+        })?;
     }
     Ok(Mode::Sync)
 }

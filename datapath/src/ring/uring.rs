@@ -20,8 +20,11 @@ use tokio_uring::{
     },
 };
 
-use super::{Mode, Request, Transfer, rounded_up, spawn_named};
+use super::{Mode, Open, Request, Transfer, rounded_up, spawn_named};
 use crate::arena::{Arena, Slot};
+
+/// The kernel takes no more buffers than `UIO_MAXIOV`; slots beyond are used unregistered.
+const REGISTERED_MAX: usize = 1024;
 
 /// What became of the attempt to start a ring.
 pub(super) enum Started {
@@ -36,11 +39,13 @@ pub(super) fn start(
     arena: &Arena,
     depth: usize,
     requests: mpsc::Receiver<Request>,
+    open: Open,
 ) -> io::Result<Started> {
     let (ready, started) = std_mpsc::channel();
     let arena = arena.clone();
     spawn_named("ringback-ring", move || {
         run(file, &arena, depth, requests, &ready);
+        drop(open);
     })?;
     started
         .recv()
@@ -141,6 +146,7 @@ async fn move_all(
                 break;
             }
             Ok(bytes) => at += bytes,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
                 result = Err(error);
                 break;
@@ -157,7 +163,8 @@ struct Buffers(Option<FixedBufRegistry<ArenaBuffer>>);
 impl Buffers {
     /// Registers the arena with the ring; goes on without when the kernel refuses.
     fn register(arena: &Arena) -> Self {
-        let registry = FixedBufRegistry::new((0..arena.slots()).map(|index| ArenaBuffer {
+        let slots = arena.slots().min(REGISTERED_MAX);
+        let registry = FixedBufRegistry::new((0..slots).map(|index| ArenaBuffer {
             arena: arena.clone(),
             index,
         }));
@@ -166,7 +173,7 @@ impl Buffers {
             Err(error) => {
                 tracing::warn!(
                     %error,
-                    bytes = arena.slots() * arena.slot_bytes(),
+                    bytes = slots * arena.slot_bytes(),
                     "buffers are not registered with io_uring (see RLIMIT_MEMLOCK); going on \
                      without, at a higher CPU cost"
                 );
@@ -184,13 +191,13 @@ impl Buffers {
 
     fn lend(&self, slot: Slot) -> Lent {
         match &self.0 {
-            Some(registry) => {
+            Some(registry) if slot.index() < REGISTERED_MAX => {
                 let fixed = registry
                     .check_out(slot.index())
                     .expect("a slot has one owner, so its buffer is checked out once at a time");
                 Lent::Registered(fixed, slot)
             }
-            None => Lent::Plain(slot),
+            _ => Lent::Plain(slot),
         }
     }
 }

@@ -1,11 +1,9 @@
 //! Stores that stop answering, and jobs that are given up.
 
-mod support;
-
 use std::{path::Path, sync::Arc, time::Duration};
 
 use ringback_datapath::error::ErrorKind;
-use support::{Bed, assert_same, noise};
+use crate::support::{Bed, Client, assert_same, noise};
 use tokio::time::{sleep, timeout};
 
 const MIB: u64 = 1 << 20;
@@ -65,7 +63,7 @@ async fn cut_off<T>(
     bed: Bed,
     operation: &str,
     count: u64,
-    job: impl AsyncFnOnce(&support::Client) -> T,
+    job: impl AsyncFnOnce(&Client) -> T,
 ) -> T {
     let client = bed.client(Duration::from_secs(2));
     let ending = async {

@@ -1,11 +1,9 @@
 //! Many backups of one volume, each held against a plain vector of its bytes.
 
-mod support;
-
 use std::{fs::File, os::unix::fs::FileExt};
 
 use proptest::prelude::*;
-use support::{Bed, assert_same, noise};
+use crate::support::{Bed, assert_same, noise};
 
 const MIB: u64 = 1 << 20;
 const CHUNK: u64 = 64 << 10;

@@ -1,11 +1,9 @@
-//! Volumes to a real endpoint and back.
-
-mod support;
+//! Volumes of all kinds, and their second backup.
 
 use std::{fs::File, os::unix::fs::FileExt};
 
 use ringback_datapath::error::{Error, ErrorKind};
-use support::{Bed, assert_same, noise};
+use crate::support::{Bed, assert_same, noise};
 
 const MIB: u64 = 1 << 20;
 

@@ -25,9 +25,13 @@ use self::{
     content::{Content, Hash},
     report::{Report, Step},
 };
+use super::{
+    CliError, Client,
+    backups::{back_up, restore},
+    serve::playground_config,
+    store::StoreArgs,
+};
 use crate::{
-    cli::{CliError, Client, back_up, restore, store::StoreArgs},
-    config::Config,
     daemon::Daemon,
     jobs::Bytes,
     serve::{ServeError, Socket, serve},
@@ -80,7 +84,7 @@ impl Stage {
         })
         .await
         .map_err(sentence)?;
-        let config = config(folder.path())?;
+        let config = playground_config(folder.path())?;
         let socket = Socket::bind(&config.socket_name).map_err(sentence)?;
         let socket_path = config.socket_name.clone();
         let daemon = Arc::new(Daemon::open(config).await.map_err(sentence)?);
@@ -157,22 +161,6 @@ impl Stage {
 
 fn sentence(error: impl std::fmt::Display) -> CliError {
     CliError(error.to_string())
-}
-
-fn config(folder: &Path) -> Result<Config, CliError> {
-    let quoted = |name: &str| serde_json::Value::from(folder.join(name).display().to_string());
-    Config::parse(&format!(
-        "socket-name: {}\n\
-         s3: {{ region: us-east-1 }}\n\
-         device-classes:\n\
-         - name: demo\n\
-         \x20 default: true\n\
-         \x20 spare-gb: 0\n\
-         \x20 directory: {}\n",
-        quoted("lvmd.sock"),
-        quoted("volumes"),
-    ))
-    .map_err(sentence)
 }
 
 async fn perform(stage: &Stage, data_bytes: u64, json: bool) -> Result<(), CliError> {

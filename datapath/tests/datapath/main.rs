@@ -1,0 +1,6 @@
+//! Volumes to a real endpoint and back.
+
+mod generations;
+mod round_trip;
+mod support;
+mod trouble;
