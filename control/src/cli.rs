@@ -117,6 +117,16 @@ async fn run(cli: Cli) -> Result<(), CliError> {
     }
 }
 
+/// Modules of the AWS SDK that log access key ids, at debug and trace. No credential is logged,
+/// whatever `RINGBACK_LOG` says.
+const NAMING_KEYS: [&str; 5] = [
+    "aws_runtime::auth",
+    "aws_sdk_s3",
+    "aws_sigv4",
+    "aws_smithy_runtime::client::orchestrator::auth",
+    "aws_smithy_runtime::client::orchestrator::endpoints",
+];
+
 /// The daemon tells what it does; the demo and the client only what is wrong. `RINGBACK_LOG`
 /// overrides.
 fn start_log(command: &Command) {
@@ -125,7 +135,11 @@ fn start_log(command: &Command) {
         Command::Demo(_) => "error,s3s=off",
         _ => "warn",
     };
-    let filter = EnvFilter::try_from_env("RINGBACK_LOG").unwrap_or_else(|_| default.into());
+    let wanted = EnvFilter::try_from_env("RINGBACK_LOG").unwrap_or_else(|_| default.into());
+    let filter = NAMING_KEYS.iter().fold(wanted, |filter, module| {
+        let without = format!("{module}=error");
+        filter.add_directive(without.parse().expect("a module and a level"))
+    });
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -1,5 +1,7 @@
 //! The daemon's socket: who may have it, what is served on it, and how it goes away.
 
+mod authority;
+
 use std::{
     fs,
     future::Future,
@@ -12,6 +14,7 @@ use std::{
     sync::Arc,
 };
 
+use futures::TryStreamExt;
 use ringback_proto::{
     DESCRIPTORS,
     control::ringback_server::RingbackServer,
@@ -21,6 +24,7 @@ use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
+use self::authority::Lenient;
 use crate::{
     daemon::Daemon,
     service::{LvService, OwnService, VgService},
@@ -138,6 +142,7 @@ pub async fn serve(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let listener = socket.listener.take().expect("a socket is served once");
+    let connections = UnixListenerStream::new(listener).map_ok(Lenient::new);
     let stopping = Arc::clone(&daemon);
     Server::builder()
         .add_service(health_service)
@@ -146,7 +151,7 @@ pub async fn serve(
         .add_service(LvServiceServer::new(LvService(Arc::clone(&daemon))))
         .add_service(VgServiceServer::new(VgService(Arc::clone(&daemon))))
         .add_service(RingbackServer::new(OwnService(daemon)))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move {
+        .serve_with_incoming_shutdown(connections, async move {
             stop.await;
             tracing::info!("stopping");
             stopping.stop().await;

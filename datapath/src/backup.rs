@@ -3,14 +3,14 @@
 use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{Stream, TryStreamExt};
 use prost::Message;
 use ringback_proto::repository::{Commit, Root, Statistics};
 
 use crate::{
     chunk::{ChunkIndex, ChunkSize, Hashed, HashedChunk},
-    device,
-    error::Error,
+    device::{self, Device, DeviceError, Extent},
+    error::{Error, ErrorKind},
     format::{
         name::{ObjectKind, PackName, SessionId, join_names, pack_table, random},
         pack::Place,
@@ -20,12 +20,13 @@ use crate::{
     log::{Committed, Log},
     packer::{PackSizes, PackWriter},
     progress::Progress,
-    reader::{ReadPlan, read_and_hash},
+    reader::{ReadPlan, VolumeReader},
     refs::{self, Packs, StoredSet},
     repository::Repository,
     restore::Backup,
     settings::Settings,
-    tree::{LeafAt, LeafBatch, TreeWriter, WrittenTree},
+    tasks::blocking,
+    tree::{LeafAt, LeafBatches, TreeWriter, WrittenTree},
 };
 
 /// Logical sector size that roots record: volumes are addressed in 512-byte sectors.
@@ -63,24 +64,39 @@ pub async fn run(
     progress: &Arc<Progress>,
 ) -> Result<Committed, Error> {
     let size = repository.chunk_size();
-    let device = device::open_for_read(volume, settings.direct)?;
+    let (device, extents) = open(volume, settings.direct).await?;
     let volume_bytes = device.size_bytes;
-    let plan = ReadPlan::new(size, volume_bytes, &device.data_extents()?);
+    let plan = ReadPlan::new(size, volume_bytes, &extents);
     progress.set_total(volume_bytes);
 
     let parent = Parent::of(repository, log, &subject.volume_identity).await?;
-    let hole_bytes = volume_bytes - plan.bytes();
-    let chunks = read_and_hash(device, plan, settings, progress)?;
     let writer = Writer::begin(repository, log, &parent, volume_bytes, settings).await?;
+    let hole_bytes = volume_bytes - plan.bytes();
+    let reader = VolumeReader::open(device, size, settings).await?;
+    let closed = reader.closed();
+    let chunks = reader.read_and_hash(plan, progress);
     let written = writer
         .write_all(chunks, &parent, hole_bytes, progress)
-        .await?;
-    let commit = written
+        .await;
+    // However it ended: the caller may remove the snapshot when this returns.
+    closed.await;
+    let commit = written?
         .into_commit(repository, &parent, volume_bytes, size, subject)
         .await?;
     let committed = log.append(commit).await?;
     progress.set_done(volume_bytes);
     Ok(committed)
+}
+
+/// Opens the volume and asks which ranges of it hold data.
+async fn open(volume: &Path, direct: bool) -> Result<(Device, Vec<Extent>), Error> {
+    let volume = volume.to_owned();
+    let opened = blocking(move || {
+        let device = device::open_for_read(&volume, direct)?;
+        let extents = device.data_extents()?;
+        Ok::<_, DeviceError>((device, extents))
+    });
+    Ok(opened.await??)
 }
 
 /// The backup that this one is compared with: the volume's last, if there is one.
@@ -99,13 +115,24 @@ impl Parent {
                 packs: None,
             });
         };
-        let backup = Backup::read(repository, committed).await?;
-        let packs = StoredSet::fetch(repository, &committed.commit.ref_set).await?;
+        let backup = unless_damaged(Backup::read(repository, committed).await)?;
+        let packs = StoredSet::fetch(repository, &committed.commit.ref_set).await;
         Ok(Self {
             commit_id: committed.commit.id.clone(),
-            backup: Some(backup).filter(|it| it.chunk_size() == repository.chunk_size()),
-            packs: Some(packs),
+            backup: backup.filter(|it| it.chunk_size() == repository.chunk_size()),
+            packs: unless_damaged(packs)?,
         })
+    }
+}
+
+/// Damage to an earlier backup must not keep this one from being made: it only costs work.
+fn unless_damaged<T>(read: Result<T, Error>) -> Result<Option<T>, Error> {
+    match read {
+        Err(error) if error.kind() == ErrorKind::Damaged => {
+            tracing::warn!(%error, "going on without what the last backup would save");
+            Ok(None)
+        }
+        read => read.map(Some),
     }
 }
 
@@ -176,13 +203,13 @@ impl<'a> Writer<'a> {
         progress: &Progress,
     ) -> Result<Written, Error> {
         let mut before = match &parent.backup {
-            Some(backup) => {
-                let (inner, leaves) = backup.tree().leaf_batches(self.repository).await?;
-                inner.into_iter().for_each(|node| self.tree.know(node));
-                Some(ParentCursor::new(leaves.boxed()))
-            }
+            Some(backup) => unless_damaged(backup.tree().leaf_batches(self.repository).await)?,
             None => None,
-        };
+        }
+        .map(|(inner, leaves)| {
+            inner.into_iter().for_each(|node| self.tree.know(node));
+            ParentCursor::new(leaves)
+        });
         self.statistics.hole_bytes = hole_bytes;
         let size = self.repository.chunk_size();
         let mut chunks = std::pin::pin!(chunks);
@@ -194,10 +221,7 @@ impl<'a> Writer<'a> {
                 }
                 Hashed::Data(chunk) => {
                     let index = chunk.index();
-                    let at_parent = match &mut before {
-                        Some(cursor) => cursor.seek(index, &mut self.tree).await?,
-                        None => None,
-                    };
+                    let at_parent = self.at_parent(&mut before, index).await?;
                     self.write(chunk, at_parent).await?;
                     index
                 }
@@ -205,6 +229,22 @@ impl<'a> Writer<'a> {
             progress.set_done(index.offset(size) + size.len_of(index, self.volume_bytes) as u64);
         }
         self.finish().await
+    }
+
+    /// The parent's chunk at this place; none from a damaged leaf on.
+    async fn at_parent(
+        &mut self,
+        before: &mut Option<ParentCursor>,
+        index: ChunkIndex,
+    ) -> Result<Option<Entry>, Error> {
+        let Some(cursor) = before else {
+            return Ok(None);
+        };
+        let found = unless_damaged(cursor.seek(index, &mut self.tree).await)?;
+        if found.is_none() {
+            *before = None;
+        }
+        Ok(found.flatten())
     }
 
     /// Dedupes a chunk against the parent's at the same place, then against the repository;
@@ -319,14 +359,14 @@ fn live_segments(repository: &Repository, log: &Log) -> Result<Vec<PackName>, Er
 }
 
 /// Walks the parent's leaves beside the chunks that are read.
-struct ParentCursor<S> {
-    batches: S,
+struct ParentCursor {
+    batches: LeafBatches,
     leaves: std::vec::IntoIter<LeafAt>,
     current: Option<LeafAt>,
 }
 
-impl<S: Stream<Item = LeafBatch> + Unpin> ParentCursor<S> {
-    fn new(batches: S) -> Self {
+impl ParentCursor {
+    fn new(batches: LeafBatches) -> Self {
         Self {
             batches,
             leaves: Vec::new().into_iter(),
@@ -366,10 +406,143 @@ impl<S: Stream<Item = LeafBatch> + Unpin> ParentCursor<S> {
             if let Some(leaf) = self.leaves.next() {
                 return Ok(Some(leaf));
             }
-            match self.batches.try_next().await? {
+            match self.batches.next().await? {
                 Some(batch) => self.leaves = batch.into_iter(),
                 None => return Ok(None),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, sync::atomic::Ordering};
+
+    use super::*;
+    use crate::{restore, store::fake::FakeStore};
+
+    /// A repository in memory and a volume of a few chunks.
+    struct Bed {
+        store: Arc<FakeStore>,
+        repository: Repository,
+        folder: tempfile::TempDir,
+        settings: Settings,
+    }
+
+    impl Bed {
+        async fn new() -> Self {
+            let store = Arc::new(FakeStore::new());
+            let size = ChunkSize::new(64 << 10).expect("valid");
+            let repository = Repository::open_or_create(Arc::clone(&store) as _, size)
+                .await
+                .expect("made");
+            let bed = Self {
+                store,
+                repository,
+                folder: tempfile::tempdir().expect("tempdir"),
+                settings: Settings {
+                    buffer_bytes: 2 << 20,
+                    queue_depth: 4,
+                    ..Settings::default()
+                },
+            };
+            let bytes: Vec<u8> = (0..5u8).flat_map(|n| vec![n + 1; 64 << 10]).collect();
+            fs::write(bed.volume(), bytes).expect("write");
+            bed
+        }
+
+        fn volume(&self) -> std::path::PathBuf {
+            self.folder.path().join("volume")
+        }
+
+        async fn back_up(&self, name: &str) -> Statistics {
+            let mut log = Log::replay(&self.repository).await.expect("replay");
+            let subject = Subject {
+                name: name.to_owned(),
+                request_name: name.to_owned(),
+                volume_handle: "volume".to_owned(),
+                volume_identity: "volume".to_owned(),
+                created_ms: 0,
+            };
+            let (volume, progress) = (self.volume(), Arc::default());
+            run(
+                &self.repository,
+                &mut log,
+                &volume,
+                &subject,
+                &self.settings,
+                &progress,
+            )
+            .await
+            .expect(name)
+            .commit
+            .statistics
+            .expect("statistics")
+        }
+
+        async fn restore(&self, name: &str) -> Result<(), Error> {
+            let backup = Backup::open(&self.repository, name).await?;
+            let target = self.folder.path().join(name);
+            let file = fs::File::create_new(&target).expect("create");
+            file.set_len(backup.volume_bytes()).expect("set_len");
+            let progress = Arc::default();
+            restore::run(
+                &self.repository,
+                &backup,
+                &target,
+                &self.settings,
+                &progress,
+            )
+            .await?;
+            assert!(fs::read(self.volume()).expect("read") == fs::read(target).expect("read"));
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_backup_is_made_although_the_one_before_is_damaged() {
+        for lost in ["tree/", "refs/", "index/"] {
+            let bed = Bed::new().await;
+            bed.back_up("first").await;
+            assert!(bed.store.lose(lost) > 0, "{lost}");
+            let second = bed.back_up("second").await;
+            assert_eq!(
+                second.new_bytes, 0,
+                "{lost}: either of two ways saves the work"
+            );
+            bed.restore("second").await.expect(lost);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_chunk_that_comes_in_wrong_is_fetched_again_whichever_byte_it_is() {
+        let bed = Bed::new().await;
+        bed.back_up("one").await;
+        // The first byte asked for is a codec.
+        bed.store.flips.store(2, Ordering::Relaxed);
+        bed.restore("one")
+            .await
+            .expect("the third time it comes right");
+    }
+
+    #[tokio::test]
+    async fn a_lost_or_cut_pack_is_named_with_backup_volume_and_offset() {
+        let bed = Bed::new().await;
+        bed.back_up("one").await;
+        let whole = bed.store.objects().clone();
+        for cut in [true, false] {
+            *bed.store.objects() = whole.clone();
+            for (name, bytes) in bed.store.objects().iter_mut() {
+                if name.starts_with("data/") && cut {
+                    bytes.truncate(100_000);
+                }
+            }
+            if !cut {
+                bed.store.lose("data/");
+            }
+            let error = bed.restore("one").await.expect_err("damaged");
+            assert!(matches!(error, Error::Chunk { .. }), "{error}");
+            fs::remove_file(bed.folder.path().join("one")).expect("remove");
         }
     }
 }

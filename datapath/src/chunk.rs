@@ -55,9 +55,10 @@ impl ChunkSize {
 pub struct ChunkIndex(pub u64);
 
 impl ChunkIndex {
-    /// Offset of its first byte in the volume.
+    /// Offset of its first byte in the volume; behind the end of any volume when there is no such
+    /// offset, for damaged trees name such chunks.
     pub fn offset(self, size: ChunkSize) -> u64 {
-        self.0 * u64::from(size.0)
+        self.0.saturating_mul(u64::from(size.0))
     }
 }
 
@@ -200,6 +201,13 @@ mod tests {
         assert_eq!(size.len_of(ChunkIndex(0), 65 << 10), 64 << 10);
         assert_eq!(size.len_of(ChunkIndex(1), 65 << 10), 1 << 10);
         assert_eq!(size.chunks_in(0), 0);
+        for beyond in [
+            ChunkIndex(2),
+            ChunkIndex((1 << 48) + 1),
+            ChunkIndex(u64::MAX),
+        ] {
+            assert_eq!(size.len_of(beyond, 65 << 10), 0, "{beyond:?}");
+        }
     }
 
     #[tokio::test]

@@ -1,17 +1,18 @@
 //! Copies a volume to another, holes left out: the snapshot of those who have no better one.
 
-use std::{path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::{
     arena::Arena,
     chunk::is_zero,
-    device::{self, Extent},
+    device::{self, Device, DeviceError, Extent},
     error::Error,
     progress::Progress,
     ring::BlockQueue,
     settings::Settings,
+    tasks::blocking,
 };
 
 /// Bytes per read and write: large enough that no device gains from more.
@@ -28,25 +29,60 @@ pub async fn run(
     settings: &Settings,
     progress: &Arc<Progress>,
 ) -> Result<(), Error> {
-    let source = device::open_for_read(from, settings.direct)?;
-    let target = device::open_for_write(to)?;
+    let (source, target, extents) = open(from, to, settings.direct).await?;
     if target.size_bytes < source.size_bytes {
         return Err(Error::TooSmall {
             volume_bytes: target.size_bytes,
             backup_bytes: source.size_bytes,
         });
     }
-    let steps = steps(&source.data_extents()?);
+    let steps = steps(&extents);
     progress.set_total(steps.iter().map(|step| step.end - step.start).sum());
-    let failed = |source| Error::System {
+    let engine = settings.engine;
+    let (arena, reader, writer) = blocking(move || {
+        let arena = Arena::new(DEPTH, STEP_BYTES)?;
+        let reader = BlockQueue::open(source.file, &arena, engine, DEPTH)?;
+        let writer = BlockQueue::open(target.file, &arena, engine, DEPTH)?;
+        io::Result::Ok((arena, reader, writer))
+    })
+    .await?
+    .map_err(|source| Error::System {
         what: "prepare to copy the volume",
         source,
-    };
-    let arena = Arena::new(DEPTH, STEP_BYTES).map_err(failed)?;
-    let reader = BlockQueue::open(source.file, &arena, settings.engine, DEPTH).map_err(failed)?;
-    let writer = BlockQueue::open(target.file, &arena, settings.engine, DEPTH).map_err(failed)?;
+    })?;
+    let (source_closed, target_closed) = (reader.closed(), writer.closed());
+    let copied = copy_all(steps, &arena, &reader, &writer, progress).await;
+    // However it ended: the caller may remove either when this returns.
+    drop((reader, writer));
+    source_closed.await;
+    target_closed.await;
+    copied
+}
+
+async fn open(
+    from: &Path,
+    to: &Path,
+    direct: bool,
+) -> Result<(Device, Device, Vec<Extent>), Error> {
+    let (from, to) = (from.to_owned(), to.to_owned());
+    let opened = blocking(move || {
+        let source = device::open_for_read(&from, direct)?;
+        let target = device::open_for_write(&to)?;
+        let extents = source.data_extents()?;
+        Ok::<_, DeviceError>((source, target, extents))
+    });
+    Ok(opened.await??)
+}
+
+async fn copy_all(
+    steps: Vec<Extent>,
+    arena: &Arena,
+    reader: &BlockQueue,
+    writer: &BlockQueue,
+    progress: &Progress,
+) -> Result<(), Error> {
     stream::iter(steps)
-        .map(|step| copy_step(step, &arena, &reader, &writer, progress))
+        .map(|step| copy_step(step, arena, reader, writer, progress))
         .buffer_unordered(DEPTH)
         .try_collect::<()>()
         .await?;

@@ -136,7 +136,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Store(error) => match error {
-                StoreError::NotFound { .. } => ErrorKind::Damaged,
+                StoreError::NotFound { .. } | StoreError::TooShort { .. } => ErrorKind::Damaged,
                 StoreError::NoBucket { .. } => ErrorKind::NotFound,
                 StoreError::Denied { .. } => ErrorKind::Denied,
                 StoreError::Unreachable { .. } => ErrorKind::Unavailable,

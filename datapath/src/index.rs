@@ -6,12 +6,12 @@
 
 use std::collections::HashMap;
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use ringback_proto::repository::{IndexSegment, IndexedPack};
 
 use crate::{
     chunk::ChunkId,
-    error::Error,
+    error::{Error, ErrorKind},
     format::{
         FormatError,
         name::{ObjectKind, PackName, SessionId},
@@ -59,7 +59,8 @@ impl DedupeIndex {
         }
     }
 
-    /// Loads segments, the newest (last) first, until the index is full.
+    /// Loads segments, the newest (last) first, until the index is full. One that is damaged is
+    /// left out: the index only saves work.
     pub async fn load(
         repository: &Repository,
         segments: &[PackName],
@@ -69,11 +70,18 @@ impl DedupeIndex {
         let mut fetched = stream::iter(segments.iter().rev().copied())
             .map(|name| fetch_segment(repository, name))
             .buffered(FETCHES);
-        while let Some((object, segment)) = fetched.try_next().await? {
-            for pack in &segment.packs {
-                index
-                    .add_pack(pack)
-                    .map_err(|source| repository.refuse(&object, source))?;
+        while let Some(fetched) = fetched.next().await {
+            let added = fetched.and_then(|(object, segment)| {
+                let mut packs = segment.packs.iter();
+                packs
+                    .try_for_each(|pack| index.add_pack(pack))
+                    .map_err(|source| repository.refuse(&object, source))
+            });
+            match added {
+                Err(error) if error.kind() == ErrorKind::Damaged => {
+                    tracing::warn!(%error, "going on without an index segment");
+                }
+                added => added?,
             }
             if index.is_full() {
                 tracing::warn!(
@@ -97,7 +105,7 @@ impl DedupeIndex {
         })
     }
 
-    /// Takes up a chunk, unless the index is full.
+    /// Takes up a chunk, unless the index is full or knows it already.
     pub fn insert(&mut self, id: &ChunkId, place: Place) {
         if self.is_full() {
             return;
@@ -106,15 +114,12 @@ impl DedupeIndex {
             self.packs.push(place.pack);
         }
         let pack = u32::try_from(self.packs.len() - 1).expect("fewer than 2^32 packs");
-        self.places.insert(
-            key(id),
-            ShortPlace {
-                pack,
-                ordinal: place.ordinal,
-                offset: place.offset,
-                stored_bytes: place.stored_bytes,
-            },
-        );
+        self.places.entry(key(id)).or_insert(ShortPlace {
+            pack,
+            ordinal: place.ordinal,
+            offset: place.offset,
+            stored_bytes: place.stored_bytes,
+        });
     }
 
     fn is_full(&self) -> bool {
@@ -254,6 +259,11 @@ mod tests {
         assert_eq!(index.get(&ids[0]), Some(place(pack, 0)));
         assert_eq!(index.get(&ids[1]), Some(place(pack, 1)));
         assert_eq!(index.get(&ids[2]), None);
+
+        let mut roomy = DedupeIndex::new(1 << 10);
+        roomy.insert(&ids[0], place(pack, 0));
+        roomy.insert(&ids[0], place(pack, 7));
+        assert_eq!(roomy.get(&ids[0]), Some(place(pack, 0)), "the newest first");
     }
 
     #[test]

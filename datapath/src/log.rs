@@ -4,6 +4,8 @@
 //! slot behind the last one replayed, and only if that slot was free. Lost races replay what came
 //! between and decide again.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use prost::Message;
@@ -23,6 +25,10 @@ use crate::{
 const ENTRY_BYTES_MAX: usize = 4 << 10;
 /// Entries fetched at once in a replay.
 const FETCHES: usize = 16;
+/// A slot that is taken and cannot be seen is tried again so often, each time after a little more
+/// time.
+const CONFLICTS_MAX: u32 = 12;
+const CONFLICT_WAIT: Duration = Duration::from_millis(100);
 
 /// A backup and its slot.
 #[derive(Debug, Clone)]
@@ -78,6 +84,7 @@ impl Log {
     /// A backup of that name that came first is `NameTaken`.
     pub async fn append(&mut self, commit: Commit) -> Result<Committed, Error> {
         let nonce = Bytes::copy_from_slice(&random::<16>());
+        let mut conflicts = 0;
         loop {
             self.check_name_is_free(&commit)?;
             let slot = Slot(self.head.0 + 1);
@@ -90,7 +97,13 @@ impl Log {
             let store = self.repository.store();
             match store.put_new(&slot.object(), bytes.clone()).await {
                 Ok(PutNew::Created) => self.push(slot, bytes)?,
-                Ok(PutNew::Exists) => self.catch_up().await?,
+                Ok(PutNew::Exists) => {
+                    self.catch_up().await?;
+                    if self.head < slot {
+                        conflicts += 1;
+                        self.wait_for_other(slot, conflicts).await?;
+                    }
+                }
                 // The answer was lost, the entry perhaps not: the slot tells.
                 Err(StoreError::Unreachable { endpoint, reason }) => {
                     self.catch_up().await?;
@@ -111,6 +124,21 @@ impl Log {
                 return Ok(committed);
             }
         }
+    }
+
+    /// Somebody else's PUT of the slot may still be under way, or have failed (both are status
+    /// 409), or the store's list lags behind.
+    async fn wait_for_other(&self, slot: Slot, conflicts: u32) -> Result<(), Error> {
+        if conflicts > CONFLICTS_MAX {
+            return Err(StoreError::Refused {
+                object: slot.object(),
+                endpoint: self.repository.store().describe(),
+                reason: "it says that the object is there, and does not show it".into(),
+            }
+            .into());
+        }
+        tokio::time::sleep(CONFLICT_WAIT * conflicts).await;
+        Ok(())
     }
 
     fn check_name_is_free(&self, commit: &Commit) -> Result<(), Error> {
@@ -225,4 +253,32 @@ pub fn entry_fits(name: &str, request_name: &str, volume_handle: &str) -> bool {
         ..Commit::default()
     };
     names.encoded_len() < 1 << 10
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, atomic::Ordering};
+
+    use super::*;
+    use crate::{chunk::ChunkSize, store::fake::FakeStore};
+
+    #[tokio::test]
+    async fn a_slot_that_somebody_else_was_about_to_take_is_tried_again_after_a_while() {
+        let store = Arc::new(FakeStore::new());
+        let size = ChunkSize::new(64 << 10).expect("valid");
+        let repository = Repository::open_or_create(Arc::clone(&store) as _, size)
+            .await
+            .expect("made");
+        let mut log = Log::replay(&repository).await.expect("replay");
+        store.conflicts.store(3, Ordering::Relaxed);
+        let begun = std::time::Instant::now();
+        let commit = Commit {
+            id: Bytes::copy_from_slice(&random::<16>()),
+            name: "one".into(),
+            ..Commit::default()
+        };
+        let committed = log.append(commit).await.expect("appended");
+        assert_eq!(committed.slot, Slot(1));
+        assert!(begun.elapsed() >= CONFLICT_WAIT * (1 + 2 + 3));
+    }
 }

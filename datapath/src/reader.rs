@@ -12,6 +12,7 @@ use crate::{
     progress::Progress,
     ring::BlockQueue,
     settings::Settings,
+    tasks::blocking,
 };
 
 /// Which chunks of a volume to read.
@@ -63,59 +64,75 @@ impl ReadPlan {
     }
 }
 
-/// Reads and hashes what the plan names.
-///
-/// Slots are taken in the volume's order, so that the oldest chunk is never the one to wait.
-pub fn read_and_hash(
-    device: Device,
-    plan: ReadPlan,
-    settings: &Settings,
-    progress: &Arc<Progress>,
-) -> Result<impl Stream<Item = Result<Hashed, Error>> + use<>, Error> {
-    let slot_bytes = plan.size.buffer_bytes();
-    let size = plan.size;
-    let failed = |source| Error::System {
-        what: "prepare to read the volume",
-        source,
-    };
-    let arena = Arena::new(settings.slots(slot_bytes), slot_bytes).map_err(failed)?;
-    let queue = BlockQueue::open(device.file, &arena, settings.engine, settings.queue_depth)
-        .map_err(failed)?;
-    tracing::info!(mode = ?queue.mode(), direct = device.direct, "reading the volume");
-    let queue = Arc::new(queue);
-    let progress = Arc::clone(progress);
-    let hashing = std::thread::available_parallelism().map_or(2, usize::from) * 2;
-    Ok(stream::iter(plan.chunks())
-        .then(move |(index, len)| {
-            let arena = arena.clone();
-            async move { (index, len, arena.acquire().await) }
+/// A volume and the buffers to read it with.
+pub struct VolumeReader {
+    arena: Arena,
+    queue: BlockQueue,
+    depth: usize,
+}
+
+impl VolumeReader {
+    /// Prepares to read `device` in chunks of `size`.
+    pub async fn open(device: Device, size: ChunkSize, settings: &Settings) -> Result<Self, Error> {
+        let what = "prepare to read the volume";
+        let direct = device.direct;
+        let (arena, queue) =
+            BlockQueue::prepare(device.file, size.buffer_bytes(), settings, what).await?;
+        tracing::info!(mode = ?queue.mode(), direct, "reading the volume");
+        Ok(Self {
+            arena,
+            queue,
+            depth: settings.queue_depth,
         })
-        .map(move |(index, len, slot)| {
-            let (queue, progress) = (Arc::clone(&queue), Arc::clone(&progress));
-            async move {
-                let offset = index.offset(size);
-                let slot = queue
-                    .read(slot, offset, len)
-                    .await
-                    .map_err(|source| Error::Io {
-                        what: "read",
-                        offset,
-                        source,
-                    })?;
-                progress.add_volume_io(len as u64);
-                Ok(RawChunk { index, slot, len })
-            }
-        })
-        .buffered(settings.queue_depth)
-        .map_ok(|chunk| async move {
-            tokio::task::spawn_blocking(move || chunk.hash())
-                .await
-                .map_err(|error| Error::System {
-                    what: "hash a chunk",
-                    source: error.into(),
-                })
-        })
-        .try_buffered(hashing))
+    }
+
+    /// See [`BlockQueue::closed`].
+    pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.queue.closed()
+    }
+
+    /// Reads and hashes what the plan names.
+    ///
+    /// Slots are taken in the volume's order, so that the oldest chunk is never the one to wait.
+    pub fn read_and_hash(
+        self,
+        plan: ReadPlan,
+        progress: &Arc<Progress>,
+    ) -> impl Stream<Item = Result<Hashed, Error>> + use<> {
+        let Self {
+            arena,
+            queue,
+            depth,
+        } = self;
+        let size = plan.size;
+        let queue = Arc::new(queue);
+        let progress = Arc::clone(progress);
+        let hashing = std::thread::available_parallelism().map_or(2, usize::from) * 2;
+        stream::iter(plan.chunks())
+            .then(move |(index, len)| {
+                let arena = arena.clone();
+                async move { (index, len, arena.acquire().await) }
+            })
+            .map(move |(index, len, slot)| {
+                let (queue, progress) = (Arc::clone(&queue), Arc::clone(&progress));
+                async move {
+                    let offset = index.offset(size);
+                    let slot = queue
+                        .read(slot, offset, len)
+                        .await
+                        .map_err(|source| Error::Io {
+                            what: "read",
+                            offset,
+                            source,
+                        })?;
+                    progress.add_volume_io(len as u64);
+                    Ok(RawChunk { index, slot, len })
+                }
+            })
+            .buffered(depth)
+            .map_ok(|chunk| blocking(move || chunk.hash()))
+            .try_buffered(hashing)
+    }
 }
 
 #[cfg(test)]

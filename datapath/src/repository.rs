@@ -9,14 +9,14 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use prost::Message;
-use ringback_proto::repository::Repository as RepositoryMessage;
+use ringback_proto::repository::{IndexSegment, Repository as RepositoryMessage};
 
 use crate::{
     chunk::ChunkSize,
     error::Error,
     format::{
         FormatError,
-        name::{ObjectKind, REPOSITORY, random},
+        name::{ObjectKind, PackName, REPOSITORY, SessionId, random},
         object::{self, RepositoryId},
     },
     store::{ObjectStore, PutNew, StoreError},
@@ -61,16 +61,9 @@ impl Repository {
             created_ms: now_ms(),
         };
         let bytes = object::encode(ObjectKind::Repository, id, REPOSITORY, &message);
-        store.put_new(REPOSITORY, bytes.clone()).await?;
-        // Whoever was first, the object is there now. A store that takes a second one does not
-        // know conditional writes, and two writers could lose each other's backups there.
-        if store.put_new(REPOSITORY, bytes).await? == PutNew::Created {
-            return Err(Error::UnsuitableStore {
-                store: store.describe(),
-                reason: "it overwrites objects in spite of If-None-Match, so backups made at the \
-                         same time could be lost",
-            });
-        }
+        probe(&store, id).await?;
+        // Whoever was first, the object is there now.
+        store.put_new(REPOSITORY, bytes).await?;
         tracing::info!(repository = store.describe(), "made a new repository");
         Self::open(store).await
     }
@@ -178,6 +171,26 @@ impl Repository {
     }
 }
 
+/// Refuses a store that takes an object twice: it does not know conditional writes, and two writers
+/// could lose each other's backups there.
+///
+/// This comes before there is a repository, so that the next who tries is refused as well. What
+/// stays behind is an empty index segment that nothing refers to.
+async fn probe(store: &Arc<dyn ObjectStore>, id: RepositoryId) -> Result<(), Error> {
+    let object = PackName::random(SessionId::random(), 0).object(ObjectKind::IndexSegment);
+    let segment = IndexSegment::default();
+    let bytes = object::encode(ObjectKind::IndexSegment, id, &object, &segment);
+    store.put_new(&object, bytes.clone()).await?;
+    match store.put_new(&object, bytes).await? {
+        PutNew::Exists => Ok(()),
+        PutNew::Created => Err(Error::UnsuitableStore {
+            store: store.describe(),
+            reason: "it overwrites objects in spite of If-None-Match, so backups made at the same \
+                     time could be lost",
+        }),
+    }
+}
+
 /// Milliseconds since 1970 UTC by this host's clock. For people only: nothing is decided by it.
 pub fn now_ms() -> u64 {
     SystemTime::now()
@@ -185,4 +198,22 @@ pub fn now_ms() -> u64 {
         .map_or(0, |since| {
             u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::fake::FakeStore;
+
+    #[tokio::test]
+    async fn a_store_that_overwrites_is_refused_the_second_time_too() {
+        let mut store = FakeStore::new();
+        store.overwrites = true;
+        let store: Arc<dyn ObjectStore> = Arc::new(store);
+        let size = ChunkSize::new(64 << 10).expect("valid");
+        for _ in 0..2 {
+            let made = Repository::open_or_create(Arc::clone(&store), size).await;
+            assert!(matches!(made, Err(Error::UnsuitableStore { .. })));
+        }
+    }
 }

@@ -12,15 +12,22 @@ use tokio::{sync::mpsc, task::JoinSet};
 use crate::{
     arena::{Arena, Slot},
     chunk::{CODEC_RAW, ChunkId, ChunkIndex, ChunkSize, is_zero},
-    device::{self, BLOCK_BYTES},
+    device::{self, BLOCK_BYTES, Device},
     error::Error,
-    format::{FormatError, name::ObjectKind, pack::Place, tree::NodeRef},
+    format::{
+        FormatError,
+        name::ObjectKind,
+        pack::Place,
+        tree::{NodeRef, height_for},
+    },
     log::{Committed, Log},
     progress::Progress,
     ranges::{Range, coalesce},
     repository::Repository,
     ring::BlockQueue,
     settings::Settings,
+    store::{Download, StoreError},
+    tasks::{blocking, joined},
     tree::{LeafAt, Tree, fetch_nodes},
 };
 
@@ -29,7 +36,7 @@ use crate::{
 const GAP_BYTES_MAX: u64 = 1 << 20;
 /// Length of one ranged GET.
 const RANGE_BYTES_MAX: u64 = 8 << 20;
-/// A chunk that does not match its id is fetched again so often: bits flip on the way, too.
+/// A chunk that does not match its id is fetched so often: bits flip on the way, too.
 const TRIES: usize = 3;
 
 /// A committed backup of one volume, opened.
@@ -67,15 +74,10 @@ impl Backup {
         let bytes = fetch_nodes(repository, &[root_ref]).await?.remove(0);
         let root = Root::decode(bytes)
             .map_err(|_| refuse(FormatError::Damaged("its root is not the message")))?;
-        let top = root.top.as_ref().map(NodeRef::from_message).transpose();
-        let chunk_size = ChunkSize::new(root.chunk_bytes)
-            .ok_or_else(|| refuse(FormatError::Damaged("its chunk size is none")))?;
+        let (chunk_size, tree) = check_root(&root).map_err(refuse)?;
         Ok(Self {
             name: committed.commit.name.clone(),
-            tree: Tree {
-                top: top.map_err(refuse)?,
-                height: root.height,
-            },
+            tree,
             root,
             chunk_size,
         })
@@ -94,7 +96,9 @@ impl Backup {
             new_bytes,
             ..
         } = self.root.statistics.unwrap_or_default();
-        unchanged_bytes + duplicate_bytes + new_bytes
+        unchanged_bytes
+            .saturating_add(duplicate_bytes)
+            .saturating_add(new_bytes)
     }
 
     pub(crate) fn tree(&self) -> Tree {
@@ -116,6 +120,24 @@ impl Backup {
     }
 }
 
+/// Everything about a tree's size follows from the volume's: what does not fit is damaged.
+fn check_root(root: &Root) -> Result<(ChunkSize, Tree), FormatError> {
+    let size =
+        ChunkSize::new(root.chunk_bytes).ok_or(FormatError::Damaged("its chunk size is none"))?;
+    // No file or device can be larger.
+    if i64::try_from(root.volume_bytes).is_err() {
+        return Err(FormatError::Damaged("its volume has an impossible size"));
+    }
+    if root.height != height_for(size.chunks_in(root.volume_bytes)) {
+        return Err(FormatError::Damaged(
+            "its tree is not as high as its volume's size makes it",
+        ));
+    }
+    let top = root.top.as_ref().map(NodeRef::from_message).transpose()?;
+    let height = root.height;
+    Ok((size, Tree { top, height }))
+}
+
 /// Writes the backup to the volume at `target`, which must read as zeros throughout and be at
 /// least as large; when this returns, the data is durable.
 pub async fn run(
@@ -125,7 +147,7 @@ pub async fn run(
     settings: &Settings,
     progress: &Arc<Progress>,
 ) -> Result<(), Error> {
-    let device = device::open_for_write(target)?;
+    let device = open(target).await?;
     if device.size_bytes < backup.volume_bytes() {
         return Err(Error::TooSmall {
             volume_bytes: device.size_bytes,
@@ -133,17 +155,13 @@ pub async fn run(
         });
     }
     progress.set_total(backup.stored_bytes());
+    let (target_bytes, direct) = (device.size_bytes, device.direct);
     let slot_bytes = backup.chunk_size.buffer_bytes();
-    let failed = |source| Error::System {
-        what: "prepare to write the volume",
-        source,
-    };
-    let arena = Arena::new(settings.slots(slot_bytes), slot_bytes).map_err(failed)?;
-    let target_bytes = device.size_bytes;
-    let queue = BlockQueue::open(device.file, &arena, settings.engine, settings.queue_depth)
-        .map_err(failed)?;
-    tracing::info!(mode = ?queue.mode(), direct = device.direct, "writing the volume");
+    let what = "prepare to write the volume";
+    let (arena, queue) = BlockQueue::prepare(device.file, slot_bytes, settings, what).await?;
+    tracing::info!(mode = ?queue.mode(), direct, "writing the volume");
 
+    let closed = queue.closed();
     let restore = Arc::new(Restore {
         repository: repository.clone(),
         backup: backup.clone(),
@@ -152,15 +170,16 @@ pub async fn run(
         target_bytes,
         progress: Arc::clone(progress),
     });
-    let (fetched, chunks) = mpsc::channel(settings.queue_depth);
-    tokio::try_join!(
-        restore.fetch_all(fetched),
-        restore.write_all(chunks, settings.queue_depth)
-    )?;
-    restore.queue.flush().await.map_err(|source| Error::System {
-        what: "flush the volume",
-        source,
-    })
+    let restored = restore.fetch_and_write(settings.queue_depth).await;
+    // However it ended: nothing is written any more when this returns.
+    drop(restore);
+    closed.await;
+    restored
+}
+
+async fn open(target: &Path) -> Result<Device, Error> {
+    let target = target.to_owned();
+    Ok(blocking(move || device::open_for_write(&target)).await??)
 }
 
 struct Restore {
@@ -183,6 +202,7 @@ struct Wanted {
 struct FetchedChunk {
     slot: Slot,
     len: usize,
+    codec: u8,
     place: Place,
     /// One place in the volume, or several with equal content.
     wanted: Vec<Wanted>,
@@ -199,7 +219,7 @@ impl FetchedChunk {
     /// Computes; not for a ring thread.
     fn verify(self) -> Result<VerifiedChunk, Self> {
         let id = ChunkId::of(&self.slot[..self.len]);
-        if self.wanted.iter().all(|wanted| wanted.id == id) {
+        if self.codec == CODEC_RAW && self.wanted.iter().all(|wanted| wanted.id == id) {
             Ok(VerifiedChunk {
                 slot: self.slot,
                 len: self.len,
@@ -212,13 +232,21 @@ impl FetchedChunk {
 }
 
 impl Restore {
+    async fn fetch_and_write(self: &Arc<Self>, depth: usize) -> Result<(), Error> {
+        let (fetched, chunks) = mpsc::channel(depth);
+        tokio::try_join!(self.fetch_all(fetched), self.write_all(chunks, depth))?;
+        self.queue.flush().await.map_err(|source| Error::System {
+            what: "flush the volume",
+            source,
+        })
+    }
+
     /// Plans batch by batch and lets as many ranges come in at once as the throttle allows.
     async fn fetch_all(self: &Arc<Self>, fetched: mpsc::Sender<FetchedChunk>) -> Result<(), Error> {
         let tree = self.backup.tree;
-        let (_, batches) = tree.leaf_batches(&self.repository).await?;
-        let mut batches = std::pin::pin!(batches);
+        let (_, mut batches) = tree.leaf_batches(&self.repository).await?;
         let mut fetching = JoinSet::new();
-        while let Some(batch) = batches.try_next().await? {
+        while let Some(batch) = batches.next().await? {
             for range in self.plan(&batch) {
                 let permit = self.repository.store().throttle().acquire().await;
                 let (this, fetched) = (Arc::clone(self), fetched.clone());
@@ -228,12 +256,12 @@ impl Restore {
                     result
                 });
                 while let Some(done) = fetching.try_join_next() {
-                    joined(done)?;
+                    joined(done)??;
                 }
             }
         }
         while let Some(done) = fetching.join_next().await {
-            joined(done)?;
+            joined(done)??;
         }
         Ok(())
     }
@@ -261,10 +289,9 @@ impl Restore {
     ) -> Result<(), Error> {
         let object = range.pack.object(ObjectKind::DataPack);
         let first = &range.records[0];
-        let missing = |error| match error {
-            crate::store::StoreError::NotFound { .. } => {
-                self.backup.damaged(&first.1, &first.0, "is missing")
-            }
+        let damaged = |error| match error {
+            StoreError::NotFound { .. } => self.backup.damaged(&first.1, &first.0, "is missing"),
+            StoreError::TooShort { .. } => self.backup.damaged(&first.1, &first.0, "is cut off"),
             other => other.into(),
         };
         let mut stream = RecordStream {
@@ -273,7 +300,7 @@ impl Restore {
                 .store()
                 .get_range(&object, range.start, range.end)
                 .await
-                .map_err(missing)?,
+                .map_err(damaged)?,
             piece: bytes::Bytes::new(),
             position: range.start,
         };
@@ -281,11 +308,11 @@ impl Restore {
             let len = self.expected_len(&place, &wanted)?;
             let mut slot = self.arena.acquire().await;
             stream.skip_to(u64::from(place.offset)).await?;
-            self.read_record(&mut stream, &mut slot[..len], &place, &wanted[0])
-                .await?;
+            let codec = stream.read_record(&mut slot[..len]).await?;
             let chunk = FetchedChunk {
                 slot,
                 len,
+                codec,
                 place,
                 wanted,
             };
@@ -311,22 +338,6 @@ impl Restore {
         Ok(place.stored_bytes as usize - 1)
     }
 
-    async fn read_record(
-        &self,
-        stream: &mut RecordStream,
-        buffer: &mut [u8],
-        place: &Place,
-        wanted: &Wanted,
-    ) -> Result<(), Error> {
-        let mut codec = [CODEC_RAW];
-        stream.read(&mut codec).await?;
-        if codec[0] != CODEC_RAW {
-            let reason = format!("has codec {}, which this ringback does not know", codec[0]);
-            return Err(self.backup.damaged(wanted, place, &reason));
-        }
-        stream.read(buffer).await
-    }
-
     /// Verifies and writes what comes in, until nothing comes any more.
     async fn write_all(
         self: &Arc<Self>,
@@ -345,21 +356,21 @@ impl Restore {
 
     /// Fetches a chunk that does not match again before it calls it damaged.
     async fn verify(&self, mut chunk: FetchedChunk) -> Result<VerifiedChunk, Error> {
-        for _ in 0..TRIES {
-            let verified = tokio::task::spawn_blocking(move || chunk.verify())
-                .await
-                .map_err(|error| Error::System {
-                    what: "verify a chunk",
-                    source: error.into(),
-                })?;
-            match verified {
+        for tries in 1.. {
+            match blocking(move || chunk.verify()).await? {
                 Ok(verified) => return Ok(verified),
                 Err(mismatch) => chunk = mismatch,
             }
+            if tries == TRIES {
+                break;
+            }
             self.fetch_again(&mut chunk).await?;
         }
-        let reason = "does not hold the bytes that the backup's tree names";
-        Err(self.backup.damaged(&chunk.wanted[0], &chunk.place, reason))
+        let reason = match chunk.codec {
+            CODEC_RAW => "does not hold the bytes that the backup's tree names".to_owned(),
+            other => format!("has codec {other}, which this ringback does not know"),
+        };
+        Err(self.backup.damaged(&chunk.wanted[0], &chunk.place, &reason))
     }
 
     async fn fetch_again(&self, chunk: &mut FetchedChunk) -> Result<(), Error> {
@@ -377,14 +388,8 @@ impl Restore {
             piece: bytes::Bytes::new(),
             position: start,
         };
-        let len = chunk.len;
-        self.read_record(
-            &mut stream,
-            &mut chunk.slot[..len],
-            &place,
-            &chunk.wanted[0],
-        )
-        .await
+        chunk.codec = stream.read_record(&mut chunk.slot[..chunk.len]).await?;
+        Ok(())
     }
 
     async fn write(&self, chunk: VerifiedChunk) -> Result<(), Error> {
@@ -441,13 +446,6 @@ fn nonzero_blocks(bytes: &[u8]) -> std::ops::Range<usize> {
     first * block..(behind * block).min(bytes.len())
 }
 
-fn joined(done: Result<Result<(), Error>, tokio::task::JoinError>) -> Result<(), Error> {
-    match done {
-        Ok(result) => result,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
-}
-
 fn into_stream<T>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> {
     futures::stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|item| (item, receiver))
@@ -468,7 +466,7 @@ fn group_by_place(records: Vec<(Place, Wanted)>) -> Vec<(Place, Vec<Wanted>)> {
 
 /// A download, read by position.
 struct RecordStream {
-    download: Box<dyn crate::store::Download>,
+    download: Box<dyn Download>,
     piece: bytes::Bytes,
     position: u64,
 }
@@ -484,6 +482,14 @@ impl RecordStream {
             self.position += passed as u64;
         }
         Ok(())
+    }
+
+    /// Reads the chunk of the record that begins here; its codec.
+    async fn read_record(&mut self, chunk: &mut [u8]) -> Result<u8, Error> {
+        let mut codec = [CODEC_RAW];
+        self.read(&mut codec).await?;
+        self.read(chunk).await?;
+        Ok(codec[0])
     }
 
     async fn read(&mut self, mut buffer: &mut [u8]) -> Result<(), Error> {
@@ -514,6 +520,38 @@ impl RecordStream {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_root_whose_tree_does_not_fit_its_volume_is_damaged() {
+        let root = Root {
+            volume_bytes: 64 << 20,
+            chunk_bytes: 64 << 10,
+            height: 1,
+            ..Root::default()
+        };
+        assert!(check_root(&root).is_ok());
+        for odd in [
+            Root {
+                height: 0,
+                ..root.clone()
+            },
+            Root {
+                height: u32::MAX,
+                ..root.clone()
+            },
+            Root {
+                chunk_bytes: 5,
+                ..root.clone()
+            },
+            Root {
+                volume_bytes: u64::MAX,
+                height: 6,
+                ..root
+            },
+        ] {
+            assert!(check_root(&odd).is_err(), "{odd:?}");
+        }
+    }
 
     #[test]
     fn zeros_around_the_data_are_not_written_and_all_data_is() {

@@ -3,7 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
     chunk::{ChunkId, ChunkIndex},
@@ -20,15 +21,16 @@ use crate::{
     packer::PackWriter,
     ranges::{Range, coalesce},
     repository::Repository,
+    tasks::joined,
 };
 
 /// Nodes that lie this close are fetched in one request.
 const GAP_BYTES_MAX: u64 = 64 << 10;
 /// Length of one request for nodes.
 const RANGE_BYTES_MAX: u64 = 4 << 20;
-/// Requests, or batches of leaves, under way at once.
+/// Requests under way at once.
 const FETCHES: usize = 4;
-/// A node that does not match its id is fetched again so often: bits flip on the way, too.
+/// A node that does not match its id is fetched so often: bits flip on the way, too.
 const TRIES: usize = 3;
 
 /// Builds a tree from chunks in the volume's order.
@@ -198,8 +200,49 @@ pub struct Tree {
     pub height: u32,
 }
 
-/// Neighbouring leaves, or why they cannot be read.
-pub type LeafBatch = Result<Vec<LeafAt>, Error>;
+/// The leaves of a tree in the volume's order, in batches of neighbours.
+///
+/// A task of its own fetches them ahead: who takes them may be busy with a batch for many minutes,
+/// and a request that nobody attends to in that time runs into its limit.
+pub struct LeafBatches {
+    batches: mpsc::Receiver<Vec<LeafAt>>,
+    fetching: JoinSet<Result<(), Error>>,
+}
+
+impl LeafBatches {
+    /// Begins to fetch the leaves below `parents`, or those themselves.
+    fn begin(repository: Repository, parents: Vec<(u64, NodeRef)>, are_leaves: bool) -> Self {
+        // One batch waits here, one is in the task's hand.
+        let (sender, batches) = mpsc::channel(1);
+        let mut fetching = JoinSet::new();
+        fetching.spawn(async move {
+            for parent in parents {
+                let leaves = if are_leaves {
+                    vec![parent]
+                } else {
+                    children(&repository, &[parent]).await?
+                };
+                let batch = fetch_leaves(&repository, &leaves).await?;
+                if sender.send(batch).await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        });
+        Self { batches, fetching }
+    }
+
+    /// The next batch; `None` after the last. An error is the last.
+    pub async fn next(&mut self) -> Result<Option<Vec<LeafAt>>, Error> {
+        if let Some(batch) = self.batches.recv().await {
+            return Ok(Some(batch));
+        }
+        match self.fetching.join_next().await {
+            Some(ended) => joined(ended).flatten().map(|()| None),
+            None => Ok(None),
+        }
+    }
+}
 
 /// A leaf and what is around it.
 pub struct LeafAt {
@@ -219,12 +262,11 @@ impl LeafAt {
 }
 
 impl Tree {
-    /// The inner nodes, and the leaves in the volume's order, in batches of neighbours that are
-    /// fetched ahead.
-    pub async fn leaf_batches<'a>(
+    /// The inner nodes, and the leaves in the volume's order.
+    pub async fn leaf_batches(
         &self,
-        repository: &'a Repository,
-    ) -> Result<(Vec<NodeRef>, impl Stream<Item = LeafBatch> + use<'a>), Error> {
+        repository: &Repository,
+    ) -> Result<(Vec<NodeRef>, LeafBatches), Error> {
         if self.height > HEIGHT_MAX {
             let object = "a root";
             return Err(repository.refuse(object, FormatError::Damaged("its tree is too high")));
@@ -240,16 +282,7 @@ impl Tree {
         if has_parents {
             inner.extend(level.iter().map(|(_, node)| *node));
         }
-        let batches = stream::iter(level)
-            .map(move |parent| async move {
-                let leaves = if has_parents {
-                    children(repository, &[parent]).await?
-                } else {
-                    vec![parent]
-                };
-                fetch_leaves(repository, &leaves).await
-            })
-            .buffered(2);
+        let batches = LeafBatches::begin(repository.clone(), level, !has_parents);
         Ok((inner, batches))
     }
 }
@@ -353,4 +386,93 @@ async fn checked(repository: &Repository, node: &NodeRef, bytes: Bytes) -> Resul
 
 fn refuse(repository: &Repository, node: &NodeRef, source: FormatError) -> Error {
     repository.refuse(&node.place.pack.object(ObjectKind::TreePack), source)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{Arc, atomic::Ordering},
+        time::Duration,
+    };
+
+    use super::*;
+    use crate::{
+        chunk::ChunkSize, format::name::SessionId, packer::PackSizes, store::fake::FakeStore,
+    };
+
+    /// Chunks below one parent of leaves.
+    const BATCH_CHUNKS: u64 = LEAF_CHUNKS * INNER_CHILDREN;
+
+    /// A tree with one chunk in each of `batches` parents of leaves.
+    async fn write(repository: &Repository, batches: u64) -> Tree {
+        let sizes = PackSizes {
+            pack_bytes: 1 << 20,
+            part_bytes: 1 << 20,
+        };
+        let session = SessionId([1; 8]);
+        let packer = PackWriter::new(repository, session, ObjectKind::TreePack, sizes);
+        let mut tree = TreeWriter::new(packer, batches * BATCH_CHUNKS);
+        let pack = PackName::random(session, 0);
+        for batch in 0..batches {
+            let place = Place {
+                pack,
+                ordinal: 0,
+                offset: 32,
+                stored_bytes: 100,
+            };
+            let index = ChunkIndex(batch * BATCH_CHUNKS + batch);
+            let id = ChunkId::of(&batch.to_le_bytes());
+            tree.push(index, id, place).await.expect("push");
+        }
+        let written = tree.finish().await.expect("finish");
+        let (top, height) = (written.top, written.height);
+        written.packer.finish().await.expect("packs");
+        Tree { top, height }
+    }
+
+    #[tokio::test]
+    async fn leaves_are_fetched_ahead_while_nobody_asks_and_not_without_bound() {
+        let store = Arc::new(FakeStore::new());
+        let size = ChunkSize::new(64 << 10).expect("valid");
+        let repository = Repository::open_or_create(Arc::clone(&store) as _, size)
+            .await
+            .expect("made");
+        let tree = write(&repository, 6).await;
+        let (inner, mut batches) = tree.leaf_batches(&repository).await.expect("inner nodes");
+        assert_eq!(inner.len(), 1 + 6);
+        let first = batches.next().await.expect("fetched").expect("there");
+        assert_eq!(first[0].index, 0);
+        let begun = store.gets.load(Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let ahead = store.gets.load(Ordering::Relaxed);
+        assert!(ahead <= begun + 4, "two batches of two requests at most");
+        let mut found = Vec::new();
+        while let Some(batch) = batches.next().await.expect("fetched") {
+            found.extend(batch.iter().map(|leaf| leaf.index));
+        }
+        assert_eq!(
+            found,
+            (1..6).map(|n| n * INNER_CHILDREN).collect::<Vec<_>>()
+        );
+        assert!(batches.next().await.expect("fetched").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_lost_leaf_is_an_error_and_not_an_early_end() {
+        let store = Arc::new(FakeStore::new());
+        let size = ChunkSize::new(64 << 10).expect("valid");
+        let repository = Repository::open_or_create(Arc::clone(&store) as _, size)
+            .await
+            .expect("made");
+        let tree = write(&repository, 6).await;
+        let (_, mut batches) = tree.leaf_batches(&repository).await.expect("inner nodes");
+        store.lose("tree/");
+        let ended = loop {
+            match batches.next().await {
+                Ok(Some(_)) => {}
+                ended => break ended,
+            }
+        };
+        assert!(ended.is_err());
+    }
 }

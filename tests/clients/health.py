@@ -58,7 +58,7 @@ def reflection(channel: grpc.Channel, checks: common.Checks) -> None:
     })
     fields = pool.FindMessageTypeByName("proto.CreateLVRequest").fields_by_name
     numbers = {name: field.number for name, field in fields.items()}
-    checks.equal("reflection shows CreateLVRequest with the fields of both, 5 as the seed's", numbers,
+    checks.equal("reflection shows CreateLVRequest with the fields of both dialects", numbers,
                  {"name": 1, "size_gb": 2, "tags": 3, "device_class": 4, "data_source": 5,
                   "size_bytes": 6})
     source = fields["data_source"].message_type if "data_source" in fields else None

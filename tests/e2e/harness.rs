@@ -27,6 +27,8 @@ pub(crate) const GIB: u64 = 1 << 30;
 
 /// What is waited for comes within this time, or never.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+/// So much of a daemon's log is shown when its test fails.
+const LOG_LINES: usize = 40;
 const POLL: Duration = Duration::from_millis(5);
 
 /// A running daemon, killed when this is dropped. Its volumes, configuration and log are in a
@@ -167,7 +169,10 @@ impl Drop for Daemon {
         let _ = self.process.kill();
         let _ = self.process.wait();
         if thread::panicking() {
-            eprintln!("--- the daemon's log ---\n{}", self.log());
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(LOG_LINES)..];
+            eprintln!("--- the end of the daemon's log ---\n{}", last.join("\n"));
         }
     }
 }

@@ -6,6 +6,10 @@ use std::{
     path::Path,
 };
 
+use nix::{
+    errno::Errno,
+    unistd::{Whence, lseek},
+};
 use ringback_endpoint::{Backing, Endpoint, Options};
 use ringback_proto::lvmd::data_source::S3;
 
@@ -91,12 +95,18 @@ pub(crate) fn assert_same_content(original: &str, restored: &str) {
         left_bytes <= right_bytes,
         "{left_bytes} and {right_bytes} bytes"
     );
-    for at in (0..right_bytes).step_by(block_len()) {
-        let (ours, theirs) = (block(&left, at), block(&right, at));
+    let mut at = 0;
+    while let Some(data) = [&left, &right]
+        .into_iter()
+        .filter_map(|it| next_data(it, at))
+        .min()
+    {
+        let (ours, theirs) = (block(&left, data), block(&right, data));
         assert!(
             ours == theirs,
-            "{restored} differs within 1 MiB from byte {at}"
+            "{restored} differs within 1 MiB from byte {data}"
         );
+        at = data + MIB;
     }
 }
 
@@ -113,13 +123,19 @@ fn len(file: &File) -> u64 {
     file.metadata().expect("has a length").len()
 }
 
-fn block_len() -> usize {
-    usize::try_from(MIB).expect("a length")
+/// Where data begins at or behind `at`; what lies between reads as zeros.
+fn next_data(file: &File, at: u64) -> Option<u64> {
+    let at = i64::try_from(at).expect("an offset");
+    match lseek(file, at, Whence::SeekData) {
+        Ok(data) => Some(data.unsigned_abs()),
+        Err(Errno::ENXIO) => None,
+        Err(error) => panic!("cannot look for data: {error}"),
+    }
 }
 
 /// The block of a file at `at`; zeros behind its end.
 fn block(file: &File, at: u64) -> Vec<u8> {
-    let mut block = vec![0; block_len()];
+    let mut block = vec![0; usize::try_from(MIB).expect("a length")];
     let mut filled = 0;
     while filled < block.len() {
         match file.read_at(&mut block[filled..], at + filled as u64) {

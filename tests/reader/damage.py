@@ -26,8 +26,7 @@ def damages(data):
     """The offset of a change, and the bytes with it."""
     for at in [*range(0, min(len(data), 512)), *range(512, len(data) - 512, 4999),
                *range(max(512, len(data) - 512), len(data))]:
-        for flipped in (0x01, 0x80):
-            yield at, data[:at] + bytes([data[at] ^ flipped]) + data[at + 1:]
+        yield at, data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1:]
     yield len(data) - 1, data[:-1]
     yield len(data), data + b"\0"
 

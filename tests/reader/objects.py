@@ -57,8 +57,9 @@ def undump(text):
 
 
 def pages(folder):
+    block = re.compile(r"^```hex name=(\S+)\n(.*?)^```", re.M | re.S)
     for page in PAGES.glob("*.md"):
-        for name, dump in re.findall(r"^```hex name=(\S+)\n(.*?)^```", page.read_text(), re.M | re.S):
+        for name, dump in block.findall(page.read_text()):
             # The inner node is an example of its own, and no object.
             if name != "inner":
                 store(folder, name, undump(dump))

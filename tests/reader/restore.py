@@ -118,7 +118,7 @@ class Repository:
         return file.read(record[2])
 
     def read_node(self, ref, message):
-        demand(1 <= ref.stored_bytes <= 16777216, "a node has an impossible length")
+        demand(1 <= ref.stored_bytes <= 2097152, "a node has an impossible length")
         place = (ref.id, ref.offset, ref.stored_bytes)
         data = self.read_record("tree", ref.pack, ref.ordinal, place)
         demand(blake3(data).digest() == ref.id, "a node does not match its id")
@@ -158,6 +158,7 @@ class Restore:
         self.repository, self.write = repository, write
         self.data_packs, self.tree_packs = repository.ref_set(commit.ref_set)
         self.root = root = self.read_node(commit.roots[0], messages.ROOT)
+        demand(root.volume_bytes < 2**63, "the volume has an impossible size")
         demand(root.chunk_bytes == repository.chunk_bytes, "the root has another chunk size")
         self.chunks = -(-root.volume_bytes // root.chunk_bytes)
         nodes, height = -(-self.chunks // 512), 0

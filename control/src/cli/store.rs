@@ -9,6 +9,11 @@ use ringback_proto::lvmd::{DataSource, data_source};
 /// AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN; without them the daemon uses its own. They are
 /// never arguments, which everybody on the host can read.
 #[derive(Args, Clone, Default)]
+#[command(
+    after_help = "Credentials are taken from the environment: AWS_ACCESS_KEY_ID, \
+                        AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN. Without them the daemon uses \
+                        its own."
+)]
 pub(crate) struct StoreArgs {
     /// The store, http(s)://host[:port]; without it AWS's own endpoint of the region.
     #[arg(long, value_name = "URL", env = "AWS_ENDPOINT_URL_S3")]

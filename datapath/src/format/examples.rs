@@ -189,7 +189,7 @@ fn examples() -> Examples {
         &mut examples,
     );
     let (monday, leaf, previous) = add_monday(&mut examples);
-    add_tuesday(&monday, &leaf, previous, &mut examples);
+    add_tuesday(&monday, &leaf, &previous, &mut examples);
     examples.insert("inner".into(), inner_node());
     examples
 }
@@ -256,7 +256,7 @@ fn add_monday(examples: &mut Examples) -> (Backup, NodeRef, Bytes) {
 }
 
 /// The second backup: nothing has changed, so the leaf serves again.
-fn add_tuesday(monday: &Backup, leaf: &NodeRef, previous: Bytes, examples: &mut Examples) {
+fn add_tuesday(monday: &Backup, leaf: &NodeRef, previous: &[u8], examples: &mut Examples) {
     let tuesday = Backup {
         name: "tuesday",
         slot: 2,
@@ -285,7 +285,7 @@ fn add_tuesday(monday: &Backup, leaf: &NodeRef, previous: Bytes, examples: &mut 
     };
     let object = ref_set_object(&counting(0x50));
     frame(ObjectKind::RefSet, object, &set, examples);
-    let previous = owned(*blake3::hash(&previous).as_bytes());
+    let previous = owned(*blake3::hash(previous).as_bytes());
     tuesday.append_to_log(previous, &root, examples);
 }
 

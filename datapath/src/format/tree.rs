@@ -19,7 +19,8 @@ pub const LEAF_CHUNKS: u64 = 512;
 /// Children of an inner node: 128 leaves of 256 KiB chunks are 16 GiB.
 pub const INNER_CHILDREN: u64 = 128;
 /// Longest node: an inner node whose leaves refer to as many packs as they have chunks.
-pub const NODE_BYTES_MAX: u32 = 16 << 20;
+pub const NODE_BYTES_MAX: u32 = 2 << 20;
+const _: () = assert!(INNER_CHILDREN * (LEAF_CHUNKS * 24 + 128) < NODE_BYTES_MAX as u64);
 /// Longest record of a chunk: the chunk, its codec byte, and room for an encryption's tag.
 const RECORD_BYTES_MAX: u32 = CHUNK_BYTES_MAX + 64;
 /// Levels above the leaves that a root may have: enough for 2^64 chunks.

@@ -132,3 +132,53 @@ async fn a_caller_that_stops_waiting_leaves_the_buffer_with_the_kernel_until_it_
         let _both = (arena.acquire().await, arena.acquire().await);
     }
 }
+
+#[tokio::test]
+async fn slots_that_the_kernel_does_not_register_work_too() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let path = directory.path().join("volume");
+    fs::write(&path, vec![5u8; 8192]).expect("write");
+    let file = crate::device::open_for_read(&path, true)
+        .expect("open")
+        .file;
+    let arena = Arena::new(1026, 4096).expect("mmap");
+    let queue = BlockQueue::open(file, &arena, IoEngine::Uring, 2).expect("open");
+    let mut held = Vec::new();
+    for _ in 0..arena.slots() {
+        let slot = queue.read(arena.acquire().await, 4096, 4096).await;
+        let slot = slot.expect("read");
+        assert!(slot.iter().all(|&byte| byte == 5), "{}", slot.index());
+        held.push(slot);
+    }
+}
+
+#[tokio::test]
+async fn a_queue_is_closed_when_what_was_in_flight_has_ended() {
+    for engine in [IoEngine::Uring, IoEngine::Sync] {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let path = directory.path().join("volume");
+        fs::write(&path, vec![9u8; 1 << 20]).expect("write");
+        let file = crate::device::open_for_read(&path, true)
+            .expect("open")
+            .file;
+        let arena = Arena::new(2, SLOT).expect("mmap");
+        let queue = BlockQueue::open(file, &arena, engine, 2).expect("open");
+        let closed = queue.closed();
+        let read = queue.read(arena.acquire().await, 0, SLOT);
+        tokio::select! {
+            biased;
+            result = read => drop(result.expect("read")),
+            () = tokio::task::yield_now() => {}
+        }
+        drop(queue);
+        closed.await;
+        let open = fs::read_dir("/proc/self/fd")
+            .expect("descriptors")
+            .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        assert_eq!(
+            open.filter(|target| *target == path).count(),
+            0,
+            "{engine:?}"
+        );
+    }
+}

@@ -34,7 +34,7 @@ use hyper_util::{
         },
         proxy::matcher::{Intercept, Matcher},
     },
-    rt::{TokioExecutor, TokioIo},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
@@ -64,6 +64,7 @@ pub(super) fn connector(config: &StoreConfig) -> SharedHttpConnector {
         .wrap_connector(Dialer::new(Arc::clone(&proxies)));
     let client = Client::builder(TokioExecutor::new())
         .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_timer(TokioTimer::new())
         .build(https);
     SharedHttpConnector::new(Connector { client, proxies })
 }

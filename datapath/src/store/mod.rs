@@ -6,6 +6,8 @@
 
 mod connector;
 mod credentials;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod location;
 mod payload;
 mod region;
@@ -30,6 +32,12 @@ pub enum StoreError {
     /// There is no such object.
     #[error("there is no object {object}")]
     NotFound {
+        /// Its key.
+        object: String,
+    },
+    /// There is such an object, without the bytes asked for.
+    #[error("the object {object} is shorter than it should be")]
+    TooShort {
         /// Its key.
         object: String,
     },

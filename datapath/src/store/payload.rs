@@ -37,6 +37,12 @@ impl Payload {
         self.len == 0
     }
 
+    /// The buffers.
+    #[cfg(test)]
+    pub(super) fn pieces(&self) -> &[Bytes] {
+        &self.pieces
+    }
+
     /// CRC32C as S3 wants it in a header: big-endian, base64.
     pub(super) fn crc32c(&self) -> String {
         let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);

@@ -21,7 +21,9 @@ use aws_sdk_s3::{
     primitives::ByteStream,
     types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart},
 };
-use aws_smithy_runtime::client::retries::{RetryPartition, TokenBucket};
+use aws_smithy_runtime::client::retries::{
+    RetryPartition, TokenBucket, classifiers::HttpStatusCodeClassifier,
+};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use bytes::{Bytes, BytesMut};
 
@@ -39,6 +41,10 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(180);
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// So many breaks of one download without progress are too many.
 const BREAKS_MAX: u32 = 8;
+/// Before a download that broke again without progress is taken up; doubled each time.
+const BREAK_WAIT: Duration = Duration::from_millis(100);
+/// Objects fetched whole are far smaller. What is not, is none of ours and shall not fill the memory.
+const WHOLE_BYTES_MAX: usize = 256 << 20;
 
 /// An S3 bucket and prefix.
 #[derive(Clone)]
@@ -91,6 +97,9 @@ impl S3Store {
                     .token_bucket(TokenBucket::unlimited())
                     .build(),
             )
+            .retry_classifier(HttpStatusCodeClassifier::new_from_codes(
+                transient_statuses(),
+            ))
             .timeout_config(timeouts(patience))
             .interceptor(Observer(Arc::clone(&throttle)));
         if let Some(endpoint) = &config.endpoint {
@@ -164,7 +173,8 @@ impl S3Store {
                     },
                 }
             }
-            (429 | 500.., _) => StoreError::Unreachable {
+            (416, _) => StoreError::TooShort { object },
+            _ if is_transient(status) => StoreError::Unreachable {
                 endpoint,
                 reason: format!("status {status} {code} {message}")
                     .trim_end()
@@ -179,6 +189,16 @@ impl S3Store {
             },
         }
     }
+}
+
+/// Answers that may be others the next time. The SDK by itself retries only the commonest.
+fn is_transient(status: u16) -> bool {
+    // 501 and 505: the server lacks something.
+    matches!(status, 408 | 429 | 500..=599) && !matches!(status, 501 | 505)
+}
+
+fn transient_statuses() -> Vec<u16> {
+    (400..600).filter(|&status| is_transient(status)).collect()
 }
 
 fn timeouts(patience: Duration) -> TimeoutConfig {
@@ -209,6 +229,9 @@ impl ObjectStore for S3Store {
         let mut download = RangeDownload::new(self, object, None);
         let mut whole = BytesMut::new();
         while let Some(piece) = download.next().await? {
+            if whole.len() + piece.len() > WHOLE_BYTES_MAX {
+                return Err(download.refused(format!("it has over {WHOLE_BYTES_MAX} bytes")));
+            }
             whole.extend_from_slice(&piece);
         }
         Ok(whole.freeze())
@@ -221,7 +244,9 @@ impl ObjectStore for S3Store {
         end: u64,
     ) -> Result<Box<dyn Download>, StoreError> {
         let mut download = RangeDownload::new(self, object, Some((start, end)));
-        download.open().await?;
+        if start < end {
+            download.open().await?;
+        }
         Ok(Box::new(download))
     }
 
@@ -371,7 +396,12 @@ impl RangeDownload {
             .and_then(|len| u64::try_from(len).ok());
         match (self.end, length) {
             (None, Some(length)) => self.end = Some(self.position + length),
-            (Some(end), Some(length)) if length != end - self.position => {
+            (Some(end), Some(length)) if length < end - self.position => {
+                return Err(StoreError::TooShort {
+                    object: self.store.key(&self.object),
+                });
+            }
+            (Some(end), Some(length)) if length > end - self.position => {
                 return Err(self.refused(format!(
                     "asked for {} bytes, the answer has {length}",
                     end - self.position
@@ -391,7 +421,9 @@ impl RangeDownload {
         }
     }
 
-    fn broke(&mut self, reason: &str) -> Result<(), StoreError> {
+    /// Waits a little and lets the next piece come from a new request, unless that was in vain too
+    /// often.
+    async fn broke(&mut self, reason: &str) -> Result<(), StoreError> {
         self.body = None;
         self.breaks += 1;
         tracing::debug!(
@@ -405,6 +437,9 @@ impl RangeDownload {
                 endpoint: self.store.endpoint.clone(),
                 reason: format!("a download broke off {} times: {reason}", self.breaks),
             });
+        }
+        if self.breaks > 1 {
+            tokio::time::sleep(BREAK_WAIT * 2u32.pow(self.breaks - 2)).await;
         }
         Ok(())
     }
@@ -433,10 +468,13 @@ impl Download for RangeDownload {
                     self.store.meter.add_received(len);
                     return Ok(Some(piece));
                 }
-                Ok(Some(Err(error))) => self.broke(&chain(&error))?,
+                Ok(Some(Err(error))) => self.broke(&chain(&error)).await?,
                 Ok(None) if self.end.is_none() => return Ok(None),
-                Ok(None) => self.broke("the answer ended early")?,
-                Err(_) => self.broke(&format!("nothing came for {STALL_TIMEOUT:?}"))?,
+                Ok(None) => self.broke("the answer ended early").await?,
+                Err(_) => {
+                    self.broke(&format!("nothing came for {STALL_TIMEOUT:?}"))
+                        .await?;
+                }
             }
         }
     }

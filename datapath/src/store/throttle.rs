@@ -1,7 +1,8 @@
 //! How many large transfers may be under way at once.
 //!
-//! Additive increase, multiplicative decrease: a store that asks us to slow down halves the
-//! limit, at most once a second; every success lets it creep back up by its own fraction.
+//! Additive increase, multiplicative decrease: a store that asks us to slow down, or a line on which
+//! a transfer does not end in time, halves the limit, at most once a second; every success lets it
+//! creep back up by its own fraction.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -11,7 +12,7 @@ use std::{
 use aws_sdk_s3::config::{
     ConfigBag, Intercept, RuntimeComponents, interceptors::FinalizerInterceptorContextRef,
 };
-use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::{box_error::BoxError, client::orchestrator::OrchestratorError};
 use tokio::sync::Semaphore;
 
 /// One overload makes many requests fail at once; they count as one.
@@ -78,6 +79,11 @@ impl Throttle {
         }
     }
 
+    /// Transfers that are allowed at once, for now.
+    pub fn limit(&self) -> usize {
+        whole(self.state().limit)
+    }
+
     fn slow_down(&self, now: Instant) {
         let mut state = self.state();
         if state.last_cut.is_some_and(|cut| now - cut < CUT_INTERVAL) {
@@ -89,7 +95,7 @@ impl Throttle {
         // Idle permits vanish now, those in use when they come back.
         let too_many = before - whole(state.limit);
         state.surplus += too_many - self.permits.forget_permits(too_many);
-        tracing::info!(limit = whole(state.limit), "the store asks to slow down");
+        tracing::info!(limit = whole(state.limit), "slowing down");
     }
 
     fn succeeded(&self) {
@@ -133,12 +139,17 @@ impl Intercept for Observer {
         _components: &RuntimeComponents,
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
+        let timed_out = context
+            .output_or_error()
+            .and_then(Result::err)
+            .is_some_and(OrchestratorError::is_timeout_error);
         match context
             .response()
             .map(|response| response.status().as_u16())
         {
             Some(429 | 503) => self.0.slow_down(Instant::now()),
             Some(200..300) => self.0.succeeded(),
+            _ if timed_out => self.0.slow_down(Instant::now()),
             _ => {}
         }
         Ok(())

@@ -2,8 +2,8 @@
 
 use std::{fs::File, os::unix::fs::FileExt};
 
-use proptest::prelude::*;
 use crate::support::{Bed, assert_same, noise};
+use proptest::prelude::*;
 
 const MIB: u64 = 1 << 20;
 const CHUNK: u64 = 64 << 10;

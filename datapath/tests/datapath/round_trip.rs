@@ -2,8 +2,8 @@
 
 use std::{fs::File, os::unix::fs::FileExt};
 
-use ringback_datapath::error::{Error, ErrorKind};
 use crate::support::{Bed, assert_same, noise};
+use ringback_datapath::error::{Error, ErrorKind};
 
 const MIB: u64 = 1 << 20;
 

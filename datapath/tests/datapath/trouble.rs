@@ -2,8 +2,8 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use ringback_datapath::error::ErrorKind;
 use crate::support::{Bed, Client, assert_same, noise};
+use ringback_datapath::error::ErrorKind;
 use tokio::time::{sleep, timeout};
 
 const MIB: u64 = 1 << 20;

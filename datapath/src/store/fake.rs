@@ -1,0 +1,177 @@
+//! A store in memory, for tests of what goes wrong in stores.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+
+use super::{Download, Meter, ObjectStore, Payload, PutNew, StoreError, Throttle, Upload};
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct FakeStore {
+    objects: Arc<Mutex<BTreeMap<String, Bytes>>>,
+    meter: Meter,
+    throttle: Option<Arc<Throttle>>,
+    /// Conditional PUTs replace what is there.
+    pub(crate) overwrites: bool,
+    /// So many conditional PUTs are answered as if another were under way (status 409).
+    pub(crate) conflicts: AtomicU32,
+    /// In so many ranged GETs of data packs the first byte comes in wrong.
+    pub(crate) flips: AtomicU32,
+    /// Whole and ranged GETs.
+    pub(crate) gets: AtomicU32,
+}
+
+fn one_of(counter: &AtomicU32) -> bool {
+    counter
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+            left.checked_sub(1)
+        })
+        .is_ok()
+}
+
+impl FakeStore {
+    pub(crate) fn new() -> Self {
+        Self {
+            throttle: Some(Throttle::new(4)),
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes all objects whose names begin so; how many.
+    pub(crate) fn lose(&self, prefix: &str) -> usize {
+        let mut objects = self.objects();
+        let before = objects.len();
+        objects.retain(|name, _| !name.starts_with(prefix));
+        before - objects.len()
+    }
+}
+
+fn joined(payload: &Payload) -> Bytes {
+    let mut whole = BytesMut::new();
+    for piece in payload.pieces() {
+        whole.extend_from_slice(piece);
+    }
+    whole.freeze()
+}
+
+struct Piece(Option<Bytes>);
+
+#[async_trait]
+impl Download for Piece {
+    async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.0.take())
+    }
+}
+
+struct Parts {
+    object: String,
+    parts: Mutex<BTreeMap<i32, Bytes>>,
+    objects: Arc<Mutex<BTreeMap<String, Bytes>>>,
+}
+
+#[async_trait]
+impl Upload for Parts {
+    async fn part(&self, number: i32, payload: Payload) -> Result<(), StoreError> {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.insert(number, joined(&payload));
+        Ok(())
+    }
+
+    async fn complete(&self, _bytes: u64) -> Result<(), StoreError> {
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let whole: Vec<u8> = parts.values().flatten().copied().collect();
+        self.objects
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(self.object.clone(), whole.into());
+        Ok(())
+    }
+
+    async fn abort(&self) {}
+}
+
+#[async_trait]
+impl ObjectStore for FakeStore {
+    async fn get(&self, object: &str) -> Result<Bytes, StoreError> {
+        self.gets.fetch_add(1, Ordering::Relaxed);
+        let found = self.objects().get(object).cloned();
+        found.ok_or_else(|| StoreError::NotFound {
+            object: object.to_owned(),
+        })
+    }
+
+    async fn get_range(
+        &self,
+        object: &str,
+        start: u64,
+        end: u64,
+    ) -> Result<Box<dyn Download>, StoreError> {
+        let whole = self.get(object).await?;
+        let range = usize::try_from(start).expect("small")..usize::try_from(end).expect("small");
+        if range.end > whole.len() {
+            return Err(StoreError::TooShort {
+                object: object.to_owned(),
+            });
+        }
+        let mut bytes = whole[range].to_vec();
+        if object.starts_with("data/") && one_of(&self.flips) {
+            bytes[0] ^= 1;
+        }
+        Ok(Box::new(Piece(Some(bytes.into()))))
+    }
+
+    async fn put(&self, object: &str, payload: Payload) -> Result<(), StoreError> {
+        self.objects().insert(object.to_owned(), joined(&payload));
+        Ok(())
+    }
+
+    async fn put_new(&self, object: &str, bytes: Bytes) -> Result<PutNew, StoreError> {
+        let mut objects = self.objects();
+        if one_of(&self.conflicts) || (objects.contains_key(object) && !self.overwrites) {
+            return Ok(PutNew::Exists);
+        }
+        objects.insert(object.to_owned(), bytes);
+        Ok(PutNew::Created)
+    }
+
+    async fn upload(&self, object: &str) -> Result<Arc<dyn Upload>, StoreError> {
+        Ok(Arc::new(Parts {
+            object: object.to_owned(),
+            parts: Mutex::default(),
+            objects: Arc::clone(&self.objects),
+        }))
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<String>, StoreError> {
+        let objects = self.objects();
+        let names = objects.keys().filter(|name| name.starts_with(prefix));
+        Ok(names
+            .filter(|name| after.is_none_or(|after| name.as_str() > after))
+            .cloned()
+            .collect())
+    }
+
+    fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    fn throttle(&self) -> &Arc<Throttle> {
+        self.throttle.as_ref().expect("made by `new`")
+    }
+
+    fn describe(&self) -> String {
+        "a store in memory".to_owned()
+    }
+}
