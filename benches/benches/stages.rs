@@ -46,7 +46,8 @@ fn ring_read(criterion: &mut Criterion) {
     let file = File::create(&path).expect("makes a file");
     let data = noise(CHUNK);
     for chunk in 0..FILE_CHUNKS {
-        file.write_all_at(&data, chunk * CHUNK as u64).expect("writes");
+        file.write_all_at(&data, chunk * CHUNK as u64)
+            .expect("writes");
     }
     file.sync_all().expect("syncs");
 

@@ -119,7 +119,7 @@ impl Parent {
         let packs = StoredSet::fetch(repository, &committed.commit.ref_set).await;
         Ok(Self {
             commit_id: committed.commit.id.clone(),
-            backup: backup.filter(|it| it.chunk_size() == repository.chunk_size()),
+            backup,
             packs: unless_damaged(packs)?,
         })
     }
@@ -523,6 +523,10 @@ mod tests {
         bed.restore("one")
             .await
             .expect("the third time it comes right");
+        fs::remove_file(bed.folder.path().join("one")).expect("remove");
+        bed.store.flips.store(3, Ordering::Relaxed);
+        let error = bed.restore("one").await.expect_err("never right");
+        assert!(error.to_string().contains("has codec 1"), "{error}");
     }
 
     #[tokio::test]

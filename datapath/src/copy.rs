@@ -5,7 +5,7 @@ use std::{io, path::Path, sync::Arc};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::{
-    arena::Arena,
+    arena::{Arena, SLOT_ALIGNMENT},
     chunk::is_zero,
     device::{self, Device, DeviceError, Extent},
     error::Error,
@@ -38,25 +38,33 @@ pub async fn run(
     }
     let steps = steps(&extents);
     progress.set_total(steps.iter().map(|step| step.end - step.start).sum());
+    let short_end = target.short_end()?;
     let engine = settings.engine;
-    let (arena, reader, writer) = blocking(move || {
+    let copy = blocking(move || {
         let arena = Arena::new(DEPTH, STEP_BYTES)?;
-        let reader = BlockQueue::open(source.file, &arena, engine, DEPTH)?;
-        let writer = BlockQueue::open(target.file, &arena, engine, DEPTH)?;
-        io::Result::Ok((arena, reader, writer))
+        io::Result::Ok(Copy {
+            source_bytes: source.size_bytes,
+            whole_blocks_bytes: target.whole_blocks_bytes(),
+            reader: BlockQueue::open(source.file, &arena, engine, DEPTH)?,
+            writer: BlockQueue::open(target.file, &arena, engine, DEPTH)?,
+            arena,
+        })
     })
     .await?
     .map_err(|source| Error::System {
         what: "prepare to copy the volume",
         source,
     })?;
-    let (source_closed, target_closed) = (reader.closed(), writer.closed());
-    let copied = copy_all(steps, &arena, &reader, &writer, progress).await;
+    let (source_closed, target_closed) = (copy.reader.closed(), copy.writer.closed());
+    let copied = copy.all(steps, progress).await;
     // However it ended: the caller may remove either when this returns.
-    drop((reader, writer));
+    drop(copy);
     source_closed.await;
     target_closed.await;
-    copied
+    match short_end {
+        Some(end) => copied.and(end.cut().await),
+        None => copied,
+    }
 }
 
 async fn open(
@@ -74,51 +82,60 @@ async fn open(
     Ok(opened.await??)
 }
 
-async fn copy_all(
-    steps: Vec<Extent>,
-    arena: &Arena,
-    reader: &BlockQueue,
-    writer: &BlockQueue,
-    progress: &Progress,
-) -> Result<(), Error> {
-    stream::iter(steps)
-        .map(|step| copy_step(step, arena, reader, writer, progress))
-        .buffer_unordered(DEPTH)
-        .try_collect::<()>()
-        .await?;
-    writer.flush().await.map_err(|source| Error::System {
-        what: "flush the copy",
-        source,
-    })
+struct Copy {
+    arena: Arena,
+    reader: BlockQueue,
+    writer: BlockQueue,
+    source_bytes: u64,
+    whole_blocks_bytes: u64,
 }
 
-async fn copy_step(
-    step: Extent,
-    arena: &Arena,
-    reader: &BlockQueue,
-    writer: &BlockQueue,
-    progress: &Progress,
-) -> Result<(), Error> {
-    let offset = step.start;
-    let io = |what| {
-        move |source| Error::Io {
-            what,
-            offset,
+impl Copy {
+    async fn all(&self, steps: Vec<Extent>, progress: &Progress) -> Result<(), Error> {
+        stream::iter(steps)
+            .map(|step| self.step(step, progress))
+            .buffer_unordered(DEPTH)
+            .try_collect::<()>()
+            .await?;
+        self.writer.flush().await.map_err(|source| Error::System {
+            what: "flush the copy",
             source,
-        }
-    };
-    let len = usize::try_from(step.end - step.start).expect("at most a step");
-    let slot = arena.acquire().await;
-    let slot = reader.read(slot, offset, len).await.map_err(io("read"))?;
-    progress.add_volume_io(len as u64);
-    if !is_zero(&slot[..len]) {
-        writer
-            .write(slot, 0..len, offset)
-            .await
-            .map_err(io("write"))?;
+        })
     }
-    progress.add_done(len as u64);
-    Ok(())
+
+    async fn step(&self, step: Extent, progress: &Progress) -> Result<(), Error> {
+        let offset = step.start;
+        let io = |what| {
+            move |source| Error::Io {
+                what,
+                offset,
+                source,
+            }
+        };
+        let len = usize::try_from(step.end - step.start).expect("at most a step");
+        let slot = self.arena.acquire().await;
+        let read = self.reader.read(slot, offset, len).await;
+        let mut slot = read.map_err(io("read"))?;
+        progress.add_volume_io(len as u64);
+        if !is_zero(&slot[..len]) {
+            let padded = self.pad_to_block(&mut slot, len, step);
+            let written = self.writer.write(slot, 0..padded, offset).await;
+            written.map_err(io("write"))?;
+        }
+        progress.add_done(len as u64);
+        Ok(())
+    }
+
+    /// As a restore's: only behind the source's end is there nothing but zeros.
+    fn pad_to_block(&self, slot: &mut [u8], len: usize, step: Extent) -> usize {
+        let padded = len.next_multiple_of(SLOT_ALIGNMENT);
+        let fits = step.start + padded as u64 <= self.whole_blocks_bytes;
+        if step.end != self.source_bytes || !fits {
+            return len;
+        }
+        slot[len..padded].fill(0);
+        padded
+    }
 }
 
 /// Extents in pieces that begin at multiples of a step.
@@ -149,15 +166,19 @@ mod tests {
     async fn a_copy_has_the_same_bytes_and_keeps_holes() {
         let directory = tempfile::tempdir().expect("tempdir");
         let (from, to) = (directory.path().join("from"), directory.path().join("to"));
-        let bytes = (64 << 20) + 4096;
+        let bytes = (64 << 20) + 4096 + 77;
         for path in [&from, &to] {
             File::create_new(path)
                 .and_then(|file| file.set_len(bytes))
                 .expect("create");
         }
         let source = File::options().write(true).open(&from).expect("open");
-        for (offset, len) in [(0u64, 5000usize), (10 << 20, 3 << 20), (64 << 20, 4096)] {
-            let data: Vec<u8> = (0..len).map(|at| (at % 251) as u8 + 1).collect();
+        for (offset, len) in [
+            (0u64, 5000usize),
+            (10 << 20, 3 << 20),
+            (64 << 20, 4096 + 77),
+        ] {
+            let data: Vec<u8> = (1..=251).cycle().take(len).collect();
             source.write_all_at(&data, offset).expect("write");
         }
         let progress = Arc::default();

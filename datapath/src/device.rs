@@ -16,8 +16,10 @@ use nix::{
     unistd::{Whence, lseek64},
 };
 
+use crate::{error::Error, tasks::blocking};
+
 /// What O_DIRECT transfers are aligned to. Every device we meet takes 4096; smaller blocks divide
-/// it, and volumes are multiples of it.
+/// it, and volumes are multiples of it, but for image files of any size.
 pub const BLOCK_BYTES: u64 = 4096;
 
 /// An opened volume.
@@ -30,6 +32,27 @@ pub struct Device {
     pub direct: bool,
     path: PathBuf,
     is_block_device: bool,
+}
+
+/// The end of an image file inside a block. O_DIRECT cannot write it but by the whole block, which
+/// makes the file longer: it is to be cut again.
+pub(crate) struct ShortEnd {
+    file: File,
+    size_bytes: u64,
+}
+
+impl ShortEnd {
+    /// Gives the file its size back, for good.
+    pub(crate) async fn cut(self) -> Result<(), Error> {
+        let cut = blocking(move || {
+            self.file.set_len(self.size_bytes)?;
+            self.file.sync_data()
+        });
+        cut.await?.map_err(|source| Error::System {
+            what: "cut the volume to its size",
+            source,
+        })
+    }
 }
 
 /// A range of bytes of a volume.
@@ -135,6 +158,30 @@ impl Device {
             position = end;
         }
         Ok(extents)
+    }
+
+    /// Up to here whole blocks can be written; see [`ShortEnd`].
+    pub(crate) fn whole_blocks_bytes(&self) -> u64 {
+        if self.is_block_device {
+            return self.size_bytes;
+        }
+        self.size_bytes
+            .checked_next_multiple_of(BLOCK_BYTES)
+            .unwrap_or(self.size_bytes)
+    }
+
+    /// What is needed when the last bytes are no whole block.
+    pub(crate) fn short_end(&self) -> Result<Option<ShortEnd>, DeviceError> {
+        if self.is_block_device || self.size_bytes.is_multiple_of(BLOCK_BYTES) {
+            return Ok(None);
+        }
+        let file = self.file.try_clone().map_err(|source| DeviceError {
+            what: "open",
+            path: self.path.clone(),
+            source,
+        })?;
+        let size_bytes = self.size_bytes;
+        Ok(Some(ShortEnd { file, size_bytes }))
     }
 
     fn seek(&self, position: u64, whence: Whence) -> Result<u64, Errno> {

@@ -39,7 +39,8 @@ impl StoredSet {
     pub async fn fetch(repository: &Repository, id: &Bytes) -> Result<Self, Error> {
         let mut chain = Vec::new();
         let mut next = id.clone();
-        while !next.is_empty() {
+        // A set without a parent ends the chain; a backup without a set is damaged.
+        while chain.is_empty() || !next.is_empty() {
             let object = object_of(repository, &next)?;
             let set: RefSet = repository
                 .fetch(

@@ -75,6 +75,10 @@ impl Backup {
         let root = Root::decode(bytes)
             .map_err(|_| refuse(FormatError::Damaged("its root is not the message")))?;
         let (chunk_size, tree) = check_root(&root).map_err(refuse)?;
+        if chunk_size != repository.chunk_size() {
+            let other = FormatError::Damaged("its chunk size is not the repository's");
+            return Err(refuse(other));
+        }
         Ok(Self {
             name: committed.commit.name.clone(),
             tree,
@@ -103,10 +107,6 @@ impl Backup {
 
     pub(crate) fn tree(&self) -> Tree {
         self.tree
-    }
-
-    pub(crate) fn chunk_size(&self) -> ChunkSize {
-        self.chunk_size
     }
 
     fn damaged(&self, wanted: &Wanted, place: &Place, reason: &str) -> Error {
@@ -155,7 +155,8 @@ pub async fn run(
         });
     }
     progress.set_total(backup.stored_bytes());
-    let (target_bytes, direct) = (device.size_bytes, device.direct);
+    let (whole_blocks_bytes, direct) = (device.whole_blocks_bytes(), device.direct);
+    let short_end = device.short_end()?;
     let slot_bytes = backup.chunk_size.buffer_bytes();
     let what = "prepare to write the volume";
     let (arena, queue) = BlockQueue::prepare(device.file, slot_bytes, settings, what).await?;
@@ -167,14 +168,17 @@ pub async fn run(
         backup: backup.clone(),
         arena,
         queue,
-        target_bytes,
+        whole_blocks_bytes,
         progress: Arc::clone(progress),
     });
     let restored = restore.fetch_and_write(settings.queue_depth).await;
     // However it ended: nothing is written any more when this returns.
     drop(restore);
     closed.await;
-    restored
+    match short_end {
+        Some(end) => restored.and(end.cut().await),
+        None => restored,
+    }
 }
 
 async fn open(target: &Path) -> Result<Device, Error> {
@@ -187,7 +191,8 @@ struct Restore {
     backup: Backup,
     arena: Arena,
     queue: BlockQueue,
-    target_bytes: u64,
+    /// See [`Device::whole_blocks_bytes`].
+    whole_blocks_bytes: u64,
     progress: Arc<Progress>,
 }
 
@@ -423,7 +428,7 @@ impl Restore {
     fn pad_to_block(&self, slot: &mut Slot, len: usize, offset: u64) -> usize {
         let block = usize::try_from(BLOCK_BYTES).expect("4096");
         let padded = len.next_multiple_of(block);
-        if offset + padded as u64 > self.target_bytes {
+        if offset + padded as u64 > self.whole_blocks_bytes {
             return len;
         }
         slot[len..padded].fill(0);

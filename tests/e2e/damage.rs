@@ -20,7 +20,7 @@ use crate::{
 /// Bytes before the first record of a pack, and before the body of a small object.
 const HEADER_BYTES: u64 = 32;
 /// Magic at the end of the endpoint's files, the object's length, and the attributes' before it.
-const TRAILER_BYTES: u64 = 8 + 8 + 4;
+const TRAILER_BYTES: usize = 8 + 8 + 4;
 
 /// A daemon with a volume `data`, and a store of files with its backup.
 struct Bed {
@@ -129,8 +129,8 @@ fn flip(file: &Path, at: u64) {
 fn object_bytes(file: &Path) -> u64 {
     let file = File::open(file).expect("opens the object");
     let end = file.metadata().expect("has a length").len();
-    let mut trailer = [0; TRAILER_BYTES as usize];
-    file.read_exact_at(&mut trailer, end - TRAILER_BYTES)
+    let mut trailer = [0; TRAILER_BYTES];
+    file.read_exact_at(&mut trailer, end - TRAILER_BYTES as u64)
         .expect("reads the trailer");
     assert_eq!(&trailer[12..], b"rbobject");
     u64::from_le_bytes(trailer[4..12].try_into().expect("eight bytes"))

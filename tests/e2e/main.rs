@@ -3,10 +3,13 @@
 mod backups;
 mod calm;
 mod client;
+mod command_line;
 mod damage;
 mod harness;
+mod places;
 mod refusals;
 mod restores;
+mod running_backups;
 mod secrets;
 mod socket;
 mod sources;

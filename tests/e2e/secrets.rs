@@ -94,7 +94,22 @@ async fn no_credential_is_logged_told_or_in_the_command_line() {
     let read = |name| fs::read(format!("{process}/{name}")).expect("reads");
     let command_line = [read("cmdline"), read("environ")].concat();
     let command_line = String::from_utf8_lossy(&command_line).into_owned();
+    let mut client = ringback();
+    client
+        .env("RINGBACK_LOG", "trace")
+        .env("RINGBACK_SOCKET", daemon.socket())
+        .env("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID)
+        .env("AWS_SECRET_ACCESS_KEY", SECRET)
+        .args([
+            "show",
+            "s3://backups/team/monday",
+            "--endpoint",
+            &store.endpoint.url(),
+        ]);
+    let output = client.output().expect("the program runs");
+    assert!(output.status.success(), "{output:?}");
     let mut shown = told;
+    shown.push(String::from_utf8_lossy(&output.stderr).into_owned());
     shown.extend(log.lines().map(str::to_owned));
     shown.push(command_line);
     for secret in [

@@ -20,6 +20,7 @@ use ringback_proto::{
 };
 use tempfile::TempDir;
 use tokio::{sync::oneshot, task::JoinHandle};
+use tokio_util::task::TaskTracker;
 
 use self::{
     content::{Content, Hash},
@@ -28,7 +29,7 @@ use self::{
 use super::{
     CliError, Client,
     backups::{back_up, restore},
-    serve::playground_config,
+    serve::{playground_config, told_to_stop},
     store::StoreArgs,
 };
 use crate::{
@@ -52,10 +53,12 @@ pub(crate) struct Demo {
 
 impl Demo {
     pub(crate) async fn run(self, json: bool) -> Result<(), CliError> {
+        // Before there is anything that an end by the signal itself would leave behind.
+        let stop = told_to_stop();
         let stage = Stage::set_up().await?;
         let result = tokio::select! {
             result = perform(&stage, self.data_mib << 20, json) => result,
-            _ = tokio::signal::ctrl_c() => Err(CliError("interrupted".to_owned())),
+            () = stop => Err(CliError("interrupted".to_owned())),
         };
         stage.take_down().await?;
         result
@@ -70,6 +73,8 @@ struct Stage {
     stop: oneshot::Sender<()>,
     server: JoinHandle<Result<(), ServeError>>,
     client: Client,
+    /// What reads and writes files meanwhile; it cannot be stopped, only waited for.
+    work: TaskTracker,
 }
 
 impl Stage {
@@ -101,10 +106,13 @@ impl Stage {
             stop,
             server,
             client,
+            work: TaskTracker::new(),
         })
     }
 
     async fn take_down(self) -> Result<(), CliError> {
+        self.work.close();
+        self.work.wait().await;
         drop(self.client);
         drop(self.stop);
         self.server.await.map_err(sentence)?.map_err(sentence)?;
@@ -133,6 +141,13 @@ impl Stage {
             s3.encryption_key = String::new();
         }
         source
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, CliError> + Send + 'static,
+    ) -> Result<T, CliError> {
+        self.work.spawn_blocking(work).await.map_err(sentence)?
     }
 
     fn scratch(&self, name: &str) -> PathBuf {
@@ -172,10 +187,10 @@ async fn perform(stage: &Stage, data_bytes: u64, json: bool) -> Result<(), CliEr
     let device = PathBuf::from(&volume.path);
     let mut content = fill(stage, &device, data_bytes, &mut report).await?;
     step_backup(stage, "monday", &mut report).await?;
-    change(&mut content, &device, &mut report).await?;
+    change(stage, &mut content, &device, &mut report).await?;
     step_backup(stage, "tuesday", &mut report).await?;
     let copy = step_restore(stage, "tuesday", volume_gib, &mut report).await?;
-    compare(&content, &device, Path::new(&copy.path), &mut report).await?;
+    compare(stage, &content, &device, Path::new(&copy.path), &mut report).await?;
     for name in [volume.name, copy.name] {
         let request = RemoveLvRequest {
             name,
@@ -218,7 +233,9 @@ async fn fill(
 ) -> Result<Content, CliError> {
     let started = Instant::now();
     let (scratch, device) = (stage.scratch("files"), device.to_owned());
-    let (content, written) = blocking(move || content::fill(&device, &scratch, data_bytes)).await?;
+    let (content, written) = stage
+        .blocking(move || content::fill(&device, &scratch, data_bytes))
+        .await?;
     report.step(&Step {
         what: "fill it",
         time: started.elapsed(),
@@ -229,10 +246,15 @@ async fn fill(
     Ok(content)
 }
 
-async fn change(content: &mut Content, device: &Path, report: &mut Report) -> Result<(), CliError> {
+async fn change(
+    stage: &Stage,
+    content: &mut Content,
+    device: &Path,
+    report: &mut Report,
+) -> Result<(), CliError> {
     let started = Instant::now();
     let (moved, device) = (content.clone(), device.to_owned());
-    let (written, note) = blocking(move || moved.change(&device)).await?;
+    let (written, note) = stage.blocking(move || moved.change(&device)).await?;
     report.step(&Step {
         what: "change a little",
         time: started.elapsed(),
@@ -306,6 +328,7 @@ async fn step_restore(
 }
 
 async fn compare(
+    stage: &Stage,
     content: &Content,
     left: &Path,
     right: &Path,
@@ -314,9 +337,11 @@ async fn compare(
     let started = Instant::now();
     let (left, right) = (left.to_owned(), right.to_owned());
     let check = right.clone();
-    let (hash, bytes) = blocking(move || content::compare(&left, &right)).await?;
+    let (hash, bytes) = stage
+        .blocking(move || content::compare(&left, &right))
+        .await?;
     let content = content.clone();
-    let checked = blocking(move || content.check(&check)).await?;
+    let checked = stage.blocking(move || content.check(&check)).await?;
     let Hash(hash) = hash;
     report.step(&Step {
         what: "compare",
@@ -326,10 +351,4 @@ async fn compare(
         note: format!("all bytes equal, BLAKE3 {}{checked}", &hash[..16]),
     });
     Ok(())
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, CliError> + Send + 'static,
-) -> Result<T, CliError> {
-    tokio::task::spawn_blocking(work).await.map_err(sentence)?
 }

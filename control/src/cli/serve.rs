@@ -127,8 +127,18 @@ fn print_instructions(config: &Config, endpoint: &Endpoint) {
          ringback list s3://{BUCKET}/repo\n  \
          ringback restore s3://{BUCKET}/repo/monday data-again\n  \
          ringback show s3://{BUCKET}/repo/monday\n",
-        config.socket_name.display(),
+        shell_word(&config.socket_name.display().to_string()),
         endpoint.access_key_id(),
         endpoint.secret_access_key(),
     ));
+}
+
+/// The text as a shell reads it as one word.
+fn shell_word(text: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+".contains(c);
+    if text.chars().all(is_plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
 }

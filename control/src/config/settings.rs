@@ -110,8 +110,9 @@ fn datapath(file: &file::Datapath) -> Result<DatapathSettings, String> {
         },
         direct_io: file.direct_io.is_none_or(|flag| flag.0),
         queue_depth: number("queue-depth", file.queue_depth, 32, 1..=1024)?,
-        // S3 refuses parts under 5 MiB but for the last.
-        part_mib: number("part-mib", file.part_mib, 8, 5..=1024)?,
+        // S3 refuses parts under 5 MiB but for the last; a larger one than this takes a slow line
+        // longer than one attempt may.
+        part_mib: number("part-mib", file.part_mib, 8, 5..=128)?,
         pack_mib: number("pack-mib", file.pack_mib, 128, 5..=4096)?,
         parts_in_flight: number("parts-in-flight", file.parts_in_flight, 8, 1..=64)?,
     };

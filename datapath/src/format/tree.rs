@@ -14,7 +14,7 @@ use super::{
 };
 use crate::chunk::{CHUNK_BYTES_MAX, ChunkId};
 
-/// Chunks that one leaf describes: at about 45 bytes each, a leaf stays under 32 KiB.
+/// Chunks that one leaf describes: at about 45 bytes each, a leaf mostly stays under 32 KiB.
 pub const LEAF_CHUNKS: u64 = 512;
 /// Children of an inner node: 128 leaves of 256 KiB chunks are 16 GiB.
 pub const INNER_CHILDREN: u64 = 128;
@@ -252,7 +252,7 @@ mod tests {
     fn entry(position: u32, pack: PackName) -> Entry {
         Entry {
             position,
-            id: ChunkId([position as u8; 32]),
+            id: ChunkId([position.to_le_bytes()[0]; 32]),
             place: Place {
                 pack,
                 ordinal: position,

@@ -72,8 +72,16 @@ async fn run(engine: IoEngine, operations: &[Operation]) -> Mode {
     queue.mode()
 }
 
+/// So many, unless PROPTEST_CASES says otherwise.
+fn cases(usual: u32) -> u32 {
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => ProptestConfig::default().cases,
+        None => usual,
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(cases(24)))]
 
     #[test]
     fn ring_and_twin_both_behave_as_a_plain_vector(operations in operations()) {

@@ -161,7 +161,8 @@ impl S3Store {
                 bucket: self.bucket().to_owned(),
                 endpoint,
             },
-            (404, _) => StoreError::NotFound { object },
+            // An upload that somebody else has aborted, a lifecycle rule perhaps, is no lost object.
+            (404, code) if code != "NoSuchUpload" => StoreError::NotFound { object },
             (401 | 403, _) | (_, "ExpiredToken" | "InvalidToken" | "InvalidAccessKeyId") => {
                 StoreError::Denied {
                     object,

@@ -101,8 +101,16 @@ async fn generations_come_back(generations: &[Vec<Change>]) {
     }
 }
 
+/// So many, unless PROPTEST_CASES says otherwise.
+fn cases(usual: u32) -> u32 {
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => ProptestConfig::default().cases,
+        None => usual,
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 30, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(12), max_shrink_iters: 30, ..ProptestConfig::default() })]
 
     #[test]
     fn every_generation_of_a_changing_volume_comes_back(

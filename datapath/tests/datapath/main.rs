@@ -1,5 +1,6 @@
 //! Volumes to a real endpoint and back.
 
+mod answers;
 mod generations;
 mod round_trip;
 mod support;

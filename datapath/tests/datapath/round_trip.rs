@@ -91,6 +91,8 @@ async fn tiny_odd_empty_and_all_zero_volumes_come_back() {
             3 * MIB + 512,
             vec![(2 * MIB, noise(2, (1 << 20) + 512))],
         ),
+        ("no-sectors", 70_001, vec![(0, noise(3, 70_001))]),
+        ("one-byte", 1, vec![(0, vec![1])]),
         ("empty", 0, vec![]),
         ("zero", 8 * MIB, vec![(0, vec![0; 1 << 20])]),
     ] {

@@ -256,7 +256,7 @@ fn settings_outside_their_range_are_refused() {
     for (keys, says) in [
         (
             "datapath: {part-mib: 4}\n",
-            "datapath.part-mib is 4; it should be 5 to 1024",
+            "datapath.part-mib is 4; it should be 5 to 128",
         ),
         (
             "datapath: {queue-depth: 0}\n",

@@ -1,0 +1,140 @@
+//! Backups stopped in the midst of their data: what they tell, and what ends them.
+
+use ringback_proto::lvmd::{CreateBackupRequest, StateType, data_source::S3};
+use tonic::Code;
+
+use crate::{
+    backups::{assert_ends_in_error, bed},
+    client::{Client, assert_refused, backup, synchronous},
+    harness::{GIB, MIB, ended_well},
+    store::{Store, assert_same_content},
+    valve::Valve,
+};
+
+/// Starts a backup of `data` that stops in the midst of its data.
+async fn shut_in_the_midst(client: &Client, store: &Store) -> (Valve, CreateBackupRequest) {
+    let valve = Valve::to(store).await;
+    let request = backup("monday", "data", &valve.through(store.s3("monday")));
+    let state = client.poll(&request).await.expect("it starts");
+    assert_eq!(state.state(), StateType::Inprogress, "{}", state.msg);
+    valve.is_shut().await;
+    (valve, request)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_backup_tells_how_far_it_is_and_keeps_its_name_from_others() {
+    let (_daemon, client, store) = bed().await;
+    let (valve, request) = shut_in_the_midst(&client, &store).await;
+    let state = client.poll(&request).await.expect("it runs");
+    assert_eq!(state.state(), StateType::Inprogress);
+    for part in [" % of 64.0 MiB, ", "/s, ", " over the wire, ", "left"] {
+        assert!(state.msg.contains(part), "{}", state.msg);
+    }
+    client.create("other", MIB).await;
+    for other in [
+        backup("monday", "other", &valve.through(store.s3("monday"))),
+        backup("monday", "data", &valve.through(store.s3("tuesday"))),
+        backup("monday", "fast/data", &valve.through(store.s3("monday"))),
+    ] {
+        let refused = client.poll(&other).await;
+        assert_refused(
+            refused,
+            Code::Aborted,
+            "belongs to a running backup of \"data\"",
+        );
+    }
+    valve.open();
+    let state = client.end_of(&request).await;
+    assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_backups_that_want_a_name_at_the_same_moment_one_is_aborted() {
+    let (_daemon, client, store) = bed().await;
+    client.create("other", MIB).await;
+    let _held = store.endpoint.hold_replies();
+    for name in 0..20 {
+        let name = name.to_string();
+        let (one, other) = (
+            backup(&name, "data", &store.s3(&name)),
+            backup(&name, "other", &store.s3(&name)),
+        );
+        let (one, other) = tokio::join!(client.poll(&one), client.poll(&other));
+        let (started, refused) = if one.is_ok() {
+            (one, other)
+        } else {
+            (other, one)
+        };
+        assert_eq!(started.expect("one starts").state(), StateType::Inprogress);
+        assert_refused(refused, Code::Aborted, "belongs to a running backup");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_credentials_of_a_poll_replace_those_of_the_job() {
+    let (_daemon, client, store) = bed().await;
+    let (valve, request) = shut_in_the_midst(&client, &store).await;
+    let revoked = valve.through(S3 {
+        secret_access_key: "revoked".to_owned(),
+        ..store.s3("monday")
+    });
+    let revoked = backup("monday", "data", &revoked);
+    let state = client.poll(&revoked).await.expect("it runs");
+    assert_eq!(state.state(), StateType::Inprogress, "{}", state.msg);
+    valve.open();
+    assert_ends_in_error(&client, &revoked, "denies access").await;
+    let state = client.end_of(&request).await;
+    assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn removing_the_volume_cancels_its_backup() {
+    let (daemon, client, store) = bed().await;
+    let (valve, request) = shut_in_the_midst(&client, &store).await;
+    client.remove("data").await.expect("it is removed");
+    daemon.assert_nothing_is_left_of("data");
+    let state = client.poll(&request).await.expect("it is told");
+    assert_eq!(state.state(), StateType::Error);
+    assert!(
+        state.msg.contains("the volume was removed"),
+        "{}",
+        state.msg
+    );
+    valve.open();
+    assert_refused(
+        client.poll(&request).await,
+        Code::NotFound,
+        "there is no such volume",
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_was_cut_off_is_begun_again_by_the_next_call() {
+    let (mut daemon, mut client, store) = bed().await;
+    for kill in [true, false] {
+        let (valve, _) = shut_in_the_midst(&client, &store).await;
+        assert_eq!(daemon.entries("fast", "temporary").len(), 1, "the snapshot");
+        if kill {
+            daemon.kill();
+        } else {
+            let status = daemon.terminate().await;
+            assert!(ended_well(status), "{status}");
+        }
+        drop(valve);
+        daemon.restart();
+        client = daemon.client().await;
+        assert_eq!(client.list().await.len(), 1);
+        assert_eq!(daemon.entries("fast", "temporary"), [""; 0]);
+    }
+    let request = backup("monday", "data", &store.s3("monday"));
+    let state = client.end_of(&request).await;
+    assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
+    let source = synchronous(&store.s3("monday"));
+    let again = client
+        .restore("again", 1, &source)
+        .await
+        .expect("it is restored");
+    assert_eq!(again.size_bytes.unsigned_abs(), GIB);
+    let data = client.find("data").await.expect("it is there");
+    assert_same_content(&data.path, &again.path);
+}
