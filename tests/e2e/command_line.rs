@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     client::Client,
-    harness::{Daemon, MIB, class, ringback},
+    harness::{Daemon, MIB, class, ringback, run},
     store::{Store, assert_same_content, fill},
 };
 
@@ -42,7 +42,7 @@ impl Bed {
                 "AWS_SECRET_ACCESS_KEY",
                 self.store.endpoint.secret_access_key(),
             );
-        command.output().expect("the program runs")
+        run(&mut command)
     }
 
     /// The lines of a command that must succeed and have nothing to complain of.
@@ -302,7 +302,7 @@ fn without_a_daemon_every_command_says_so_and_ends_with_1() {
             .arg("--socket")
             .arg(&socket)
             .args(arguments.split(' '));
-        let output = command.output().expect("the program runs");
+        let output = run(&mut command);
         let says = format!("ringback: no daemon answers at {}", socket.display());
         assert_failed(&output, 1, &says);
         assert_failed(&output, 1, "start one with `ringback serve`");

@@ -4,7 +4,8 @@ use std::{
     fs::{self, File},
     os::unix::{net::UnixStream, process::ExitStatusExt},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -26,7 +27,7 @@ pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) const GIB: u64 = 1 << 30;
 
 /// What is waited for comes within this time, or never.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 /// So much of a daemon's log is shown when its test fails.
 const LOG_LINES: usize = 40;
 const POLL: Duration = Duration::from_millis(5);
@@ -207,6 +208,20 @@ pub(crate) fn ringback() -> Command {
     command.env("AWS_EC2_METADATA_DISABLED", "true");
     command.stdin(Stdio::null());
     command
+}
+
+/// Runs a program that is to end soon.
+pub(crate) fn run(command: &mut Command) -> Output {
+    let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = piped.spawn().expect("the program starts");
+    let id = child.id();
+    let (ended, end) = mpsc::channel();
+    thread::spawn(move || ended.send(child.wait_with_output()));
+    let Ok(output) = end.recv_timeout(DEADLINE) else {
+        signal(id, Signal::SIGKILL);
+        panic!("it does not end: {command:?}");
+    };
+    output.expect("the program's output can be read")
 }
 
 /// Sends a signal to a process that this test started.

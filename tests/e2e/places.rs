@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{DEADLINE, MIB, RINGBACK, ended_well, ringback, signal};
+use crate::harness::{DEADLINE, MIB, RINGBACK, ended_well, ringback, run, signal};
 
 /// A child that is told to stop, and killed if it does not, when this is dropped.
 struct Running {
@@ -106,8 +106,7 @@ fn assert_nothing_is_left_in(folder: &Path) {
 #[test]
 fn the_demo_goes_the_whole_way_and_leaves_nothing() {
     let temporary = tempfile::tempdir().expect("a folder");
-    let output = demo(&temporary, &["--json", "--data-mib", "16"]).output();
-    let output = output.expect("the program runs");
+    let output = run(&mut demo(&temporary, &["--json", "--data-mib", "16"]));
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
     let report: Value = serde_json::from_slice(&output.stdout).expect("it prints JSON");
@@ -184,12 +183,7 @@ fn follow(instructions: &[String]) -> String {
         folder.display(),
         instructions.join("\n")
     );
-    let mut shell = Command::new("sh");
-    let output = shell
-        .arg("-c")
-        .arg(&script)
-        .output()
-        .expect("there is a shell");
+    let output = run(Command::new("sh").arg("-c").arg(&script));
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{script}\n{stderr}");
     String::from_utf8(output.stdout).expect("it prints text")

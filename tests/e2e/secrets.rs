@@ -7,7 +7,7 @@ use ringback_proto::{control::ListBackupsRequest, lvmd::data_source::S3};
 
 use crate::{
     client::{Client, asynchronous, backup, synchronous},
-    harness::{Daemon, MIB, class, ringback},
+    harness::{Daemon, MIB, class, ringback, run},
     store::{Store, fill},
 };
 
@@ -106,7 +106,7 @@ async fn no_credential_is_logged_told_or_in_the_command_line() {
             "--endpoint",
             &store.endpoint.url(),
         ]);
-    let output = client.output().expect("the program runs");
+    let output = run(&mut client);
     assert!(output.status.success(), "{output:?}");
     let mut shown = told;
     shown.push(String::from_utf8_lossy(&output.stderr).into_owned());
@@ -131,20 +131,11 @@ async fn no_credential_is_logged_told_or_in_the_command_line() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_takes_credentials_from_the_environment_alone() {
-    let help = ringback()
-        .args(["backup", "--help"])
-        .output()
-        .expect("the program runs");
+    let help = run(ringback().args(["backup", "--help"]));
     let help = String::from_utf8_lossy(&help.stdout).into_owned();
     assert!(help.contains("AWS_ACCESS_KEY_ID"), "{help}");
     for option in ["--access-key", "--secret", "--token", "--encryption-key"] {
-        let refused = ringback()
-            .args(["backup", "v", "s3://b/r/n", option, "x"])
-            .output();
-        assert_eq!(
-            refused.expect("the program runs").status.code(),
-            Some(2),
-            "{option}"
-        );
+        let refused = run(ringback().args(["backup", "v", "s3://b/r/n", option, "x"]));
+        assert_eq!(refused.status.code(), Some(2), "{option}");
     }
 }

@@ -19,7 +19,7 @@ use tonic_reflection::pb::v1::{
 
 use crate::{
     client::{Client, ok},
-    harness::{Daemon, MIB, class, ended_well, ringback, signal, wait_for},
+    harness::{Daemon, MIB, class, ended_well, ringback, run, signal, wait_for},
 };
 
 /// Runs a daemon that is not expected to stay.
@@ -31,8 +31,7 @@ fn serve(folder: &Path, socket: &Path) -> Output {
     );
     let path = folder.join("other.yaml");
     fs::write(&path, config).expect("writes the configuration");
-    let output = ringback().arg("serve").arg("--config").arg(path).output();
-    output.expect("the program runs")
+    run(ringback().arg("serve").arg("--config").arg(path))
 }
 
 fn assert_failed(output: &Output, says: &str) {
@@ -70,14 +69,13 @@ async fn a_second_daemon_is_refused_the_socket_and_the_first_serves_on() {
 #[tokio::test]
 async fn a_second_daemon_is_refused_the_volumes() {
     let daemon = Daemon::start();
+    // It has its socket before it has its volumes.
+    daemon.client().await.list().await;
     let config = fs::read_to_string(daemon.path("lvmd.yaml")).expect("reads");
     let other = daemon.path("other.yaml");
     fs::write(&other, config.replace("lvmd.sock", "other.sock")).expect("writes");
-    let output = ringback().arg("serve").arg("--config").arg(other).output();
-    assert_failed(
-        &output.expect("the program runs"),
-        "already served by another ringback",
-    );
+    let output = run(ringback().arg("serve").arg("--config").arg(other));
+    assert_failed(&output, "already served by another ringback");
     assert!(!daemon.path("other.sock").exists());
 }
 
@@ -127,14 +125,11 @@ async fn a_configuration_that_is_wrong_ends_the_start_with_its_key_and_line() {
     let path = folder.path().join("lvmd.yaml");
     let class = class("fast", folder.path(), 0, true);
     fs::write(&path, format!("device-classes:\n{class}sokket-name: x\n")).expect("writes");
-    let output = ringback().arg("serve").arg("--config").arg(&path).output();
-    let output = output.expect("the program runs");
+    let output = run(ringback().arg("serve").arg("--config").arg(&path));
     assert_failed(&output, "sokket-name");
     assert_failed(&output, "line 7");
-    let output = ringback()
-        .args(["serve", "--config", "/absent.yaml"])
-        .output();
-    assert_failed(&output.expect("the program runs"), "/absent.yaml");
+    let output = run(ringback().args(["serve", "--config", "/absent.yaml"]));
+    assert_failed(&output, "/absent.yaml");
 }
 
 #[tokio::test]
