@@ -60,13 +60,14 @@ impl Daemon {
         let config = Arc::new(config);
         let turns = Arc::new(Semaphore::new(config.datapath.jobs_max as usize));
         let revision = watch::Sender::new(0);
+        let stopping = CancellationToken::new();
         Ok(Self {
-            backups: BackupJobs::new(&config, &groups, &turns),
-            restores: Arc::new(RestoreJobs::new(&config, &turns, &revision)),
+            backups: BackupJobs::new(&config, &groups, &turns, &stopping),
+            restores: Arc::new(RestoreJobs::new(&config, &turns, &revision, &stopping)),
             groups,
             config,
             revision,
-            stopping: CancellationToken::new(),
+            stopping,
         })
     }
 

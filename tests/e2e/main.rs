@@ -14,6 +14,7 @@ mod secrets;
 mod socket;
 mod sources;
 mod store;
+mod transfers;
 mod valve;
 mod volumes;
 mod watch;

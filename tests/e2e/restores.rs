@@ -225,6 +225,37 @@ async fn removing_a_volume_under_restore_cancels_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_waits_for_the_store_is_cancelled_as_well() {
+    let mut bed = Bed::new().await;
+    let _held = bed.store.endpoint.hold_replies();
+    let requests = bed.store.requests();
+    let (client, source) = (bed.client.clone(), synchronous(&bed.store.s3("monday")));
+    let restore = client.restore("again", 1, &source);
+    let removed = async {
+        wait_for("a request", async || {
+            (bed.store.requests() > requests).then_some(())
+        })
+        .await;
+        bed.client.remove("again").await.expect("it is removed");
+    };
+    let (restored, ()) = tokio::join!(restore, removed);
+    assert_refused(restored, Code::Aborted, "cancelled: the volume was removed");
+
+    let requests = bed.store.requests();
+    let restore = client.restore("again", 1, &source);
+    let stopped = async {
+        wait_for("a request", async || {
+            (bed.store.requests() > requests).then_some(())
+        })
+        .await;
+        assert!(ended_well(bed.daemon.terminate().await));
+    };
+    let (restored, ()) = tokio::join!(restore, stopped);
+    assert_refused(restored, Code::Aborted, "the daemon is stopping");
+    bed.daemon.assert_nothing_is_left_of("again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_goes_away_does_not_stop_its_restore() {
     let bed = Bed::new().await;
     let (valve, source) = bed.shut_in_the_midst().await;

@@ -109,6 +109,32 @@ async fn removing_the_volume_cancels_its_backup() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn removing_the_volume_cancels_a_backup_that_waits_for_the_store() {
+    let (daemon, client, store) = bed().await;
+    let request = backup("monday", "data", &store.s3("monday"));
+    let held = store.endpoint.hold_replies();
+    let state = client.poll(&request).await.expect("it starts");
+    assert_eq!(
+        (state.state(), &state.msg[..]),
+        (StateType::Inprogress, "preparing")
+    );
+    client.remove("data").await.expect("it is removed");
+    daemon.assert_nothing_is_left_of("data");
+    let state = client.poll(&request).await.expect("it is told");
+    assert!(
+        state.msg.contains("the volume was removed"),
+        "{}",
+        state.msg
+    );
+    drop(held);
+    assert_refused(
+        client.poll(&request).await,
+        Code::NotFound,
+        "there is no such volume",
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backup_that_was_cut_off_is_begun_again_by_the_next_call() {
     let (mut daemon, mut client, store) = bed().await;
     for kill in [true, false] {
@@ -137,4 +163,24 @@ async fn a_backup_that_was_cut_off_is_begun_again_by_the_next_call() {
     assert_eq!(again.size_bytes.unsigned_abs(), GIB);
     let data = client.find("data").await.expect("it is there");
     assert_same_content(&data.path, &again.path);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopping_daemon_tells_no_poll_that_the_backup_failed() {
+    let (mut daemon, client, store) = bed().await;
+    let (_valve, request) = shut_in_the_midst(&client, &store).await;
+    let polls = async {
+        let mut states = Vec::new();
+        while let Ok(state) = client.poll(&request).await {
+            states.push((state.state(), state.msg));
+        }
+        states
+    };
+    let (states, status) = tokio::join!(polls, daemon.terminate());
+    assert!(ended_well(status), "{status}");
+    // Its callers would take it as final; after a restart the backup is begun again.
+    let failed = states
+        .iter()
+        .find(|(state, _)| *state != StateType::Inprogress);
+    assert_eq!(failed, None);
 }

@@ -185,9 +185,9 @@ async fn perform(stage: &Stage, data_bytes: u64, json: bool) -> Result<(), CliEr
 
     let volume = create(stage, volume_gib, &mut report).await?;
     let device = PathBuf::from(&volume.path);
-    let mut content = fill(stage, &device, data_bytes, &mut report).await?;
+    let content = fill(stage, &device, data_bytes, &mut report).await?;
     step_backup(stage, "monday", &mut report).await?;
-    change(stage, &mut content, &device, &mut report).await?;
+    change(stage, &content, &device, &mut report).await?;
     step_backup(stage, "tuesday", &mut report).await?;
     let copy = step_restore(stage, "tuesday", volume_gib, &mut report).await?;
     compare(stage, &content, &device, Path::new(&copy.path), &mut report).await?;
@@ -248,7 +248,7 @@ async fn fill(
 
 async fn change(
     stage: &Stage,
-    content: &mut Content,
+    content: &Content,
     device: &Path,
     report: &mut Report,
 ) -> Result<(), CliError> {

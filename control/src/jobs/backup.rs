@@ -18,6 +18,7 @@ use ringback_datapath::{
 };
 use ringback_proto::repository::Commit;
 use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::{
@@ -40,6 +41,7 @@ pub struct BackupJobs {
     config: Arc<Config>,
     groups: Arc<Groups>,
     turns: Arc<Semaphore>,
+    stopping: CancellationToken,
     jobs: Mutex<HashMap<String, Arc<BackupJob>>>,
 }
 
@@ -74,12 +76,19 @@ pub enum BackupState {
 }
 
 impl BackupJobs {
-    /// No jobs yet; `turns` are shared by all jobs that move data.
-    pub fn new(config: &Arc<Config>, groups: &Arc<Groups>, turns: &Arc<Semaphore>) -> Self {
+    /// No jobs yet; `turns` are shared by all jobs that move data. Once `stopping` is cancelled
+    /// none are begun.
+    pub fn new(
+        config: &Arc<Config>,
+        groups: &Arc<Groups>,
+        turns: &Arc<Semaphore>,
+        stopping: &CancellationToken,
+    ) -> Self {
         Self {
             config: Arc::clone(config),
             groups: Arc::clone(groups),
             turns: Arc::clone(turns),
+            stopping: stopping.clone(),
             jobs: Mutex::default(),
         }
     }
@@ -99,7 +108,7 @@ impl BackupJobs {
                  than 1000 bytes together; use shorter names",
             ));
         }
-        if let Some(state) = told(&mut self.jobs(), &request)? {
+        if let Some(state) = self.told(&mut self.jobs(), &request)? {
             return Ok(state);
         }
         match self.groups.find(&request.volume_handle).await? {
@@ -139,6 +148,21 @@ impl BackupJobs {
         }
     }
 
+    /// What a caller is told without a new job.
+    fn told(
+        &self,
+        jobs: &mut HashMap<String, Arc<BackupJob>>,
+        request: &CreateBackup,
+    ) -> Result<Option<BackupState>, Failure> {
+        if self.stopping.is_cancelled() {
+            // An error would be final to the caller; asked after the restart, the job is begun
+            // again.
+            let message = "the daemon is stopping; the backup goes on when it is back";
+            return Ok(Some(BackupState::InProgress(message.to_owned())));
+        }
+        known(jobs, request)
+    }
+
     fn start(
         &self,
         request: CreateBackup,
@@ -146,7 +170,7 @@ impl BackupJobs {
         located: Located,
     ) -> Result<BackupState, Failure> {
         let mut jobs = self.jobs();
-        if let Some(state) = told(&mut jobs, &request)? {
+        if let Some(state) = self.told(&mut jobs, &request)? {
             // Another call was faster.
             return Ok(state);
         }
@@ -216,7 +240,7 @@ impl BackupJobs {
 }
 
 /// The state of a job that is known here, unless a new one must be begun.
-fn told(
+fn known(
     jobs: &mut HashMap<String, Arc<BackupJob>>,
     request: &CreateBackup,
 ) -> Result<Option<BackupState>, Failure> {

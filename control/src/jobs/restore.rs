@@ -15,6 +15,7 @@ use ringback_datapath::{
     store::{SharedCredentials, location::StoreConfig, s3::S3Store},
 };
 use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::{JOB_PATIENCE, OPEN_PATIENCE, Phase, Watched, repository, wait_for, without_panic};
@@ -32,6 +33,7 @@ pub struct RestoreJobs {
     config: Arc<Config>,
     turns: Arc<Semaphore>,
     on_change: watch::Sender<u64>,
+    stopping: CancellationToken,
     jobs: Mutex<HashMap<Key, Arc<RestoreJob>>>,
 }
 
@@ -62,16 +64,18 @@ enum State {
 
 impl RestoreJobs {
     /// No jobs yet; `turns` are shared by all jobs that move data, `on_change` is told when a
-    /// volume appears.
+    /// volume appears. Once `stopping` is cancelled no job is begun.
     pub fn new(
         config: &Arc<Config>,
         turns: &Arc<Semaphore>,
         on_change: &watch::Sender<u64>,
+        stopping: &CancellationToken,
     ) -> Self {
         Self {
             config: Arc::clone(config),
             turns: Arc::clone(turns),
             on_change: on_change.clone(),
+            stopping: stopping.clone(),
             jobs: Mutex::default(),
         }
     }
@@ -144,6 +148,9 @@ impl RestoreJobs {
     ) -> Result<Arc<RestoreJob>, Failure> {
         let key = (class.config.volume_group.clone(), request.name.clone());
         let mut jobs = self.jobs();
+        if self.stopping.is_cancelled() {
+            return Err(Failure::new(Code::Unavailable, "the daemon is stopping"));
+        }
         if let Some(job) = jobs.get(&key) {
             if job.is_same(&request, &source) {
                 job.credentials.replace(source.store.credentials);

@@ -10,7 +10,7 @@ use aws_credential_types::{
     Credentials as AwsCredentials,
     provider::{self, ProvideCredentials, SharedCredentialsProvider, future},
 };
-use aws_sdk_s3::config::{IdentityCache, SharedIdentityCache};
+use aws_sdk_s3::config::{BehaviorVersion, IdentityCache, SharedIdentityCache};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_types::region::Region;
 
@@ -47,7 +47,8 @@ impl SharedCredentials {
         match self.current() {
             Credentials::Static { .. } => SharedCredentialsProvider::new(self.clone()),
             Credentials::Chain => {
-                let provider_config = aws_config::provider_config::ProviderConfig::empty()
+                let provider_config = aws_config::provider_config::ProviderConfig::without_region()
+                    .with_behavior_version(Some(BehaviorVersion::latest()))
                     .with_http_client(http_client.clone())
                     .with_region(Some(Region::new(region.to_owned())));
                 let chain = DefaultCredentialsChain::builder()
