@@ -3,6 +3,7 @@
 use std::{
     fmt,
     sync::{Arc, PoisonError, RwLock},
+    time::{Duration, SystemTime},
 };
 
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
@@ -10,11 +11,15 @@ use aws_credential_types::{
     Credentials as AwsCredentials,
     provider::{self, ProvideCredentials, SharedCredentialsProvider, future},
 };
-use aws_sdk_s3::config::{BehaviorVersion, IdentityCache, SharedIdentityCache};
+use aws_sdk_s3::config::BehaviorVersion;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_types::region::Region;
+use tokio::sync::Mutex;
 
 use super::location::Credentials;
+
+/// Credentials are renewed so long before they expire: longer than a request takes.
+const EXPIRY_MARGIN: Duration = Duration::from_secs(5 * 60);
 
 /// The credentials of a job; each poll of a backup may replace them, for session tokens expire.
 #[derive(Clone)]
@@ -52,20 +57,15 @@ impl SharedCredentials {
                     .with_http_client(http_client.clone())
                     .with_region(Some(Region::new(region.to_owned())));
                 let chain = DefaultCredentialsChain::builder()
+                    .region(Region::new(region.to_owned()))
                     .configure(provider_config)
                     .build()
                     .await;
-                SharedCredentialsProvider::new(chain)
+                SharedCredentialsProvider::new(CachedChain {
+                    chain,
+                    current: Mutex::default(),
+                })
             }
-        }
-    }
-
-    /// Static credentials are read anew for each request; the chain's are cached until they
-    /// expire.
-    pub(super) fn cache(&self) -> SharedIdentityCache {
-        match self.current() {
-            Credentials::Static { .. } => IdentityCache::no_cache(),
-            Credentials::Chain => IdentityCache::lazy().build(),
         }
     }
 }
@@ -97,5 +97,38 @@ impl ProvideCredentials for SharedCredentials {
                 "the request now asks for the default chain; it takes effect with the next job",
             )),
         })
+    }
+}
+
+/// The default chain, asked again only when what it gave is about to expire.
+///
+/// The SDK has a cache for this; as it is set up here, its first look-up never returns.
+#[derive(Debug)]
+struct CachedChain {
+    chain: DefaultCredentialsChain,
+    current: Mutex<Option<AwsCredentials>>,
+}
+
+impl CachedChain {
+    async fn load(&self) -> provider::Result {
+        let mut current = self.current.lock().await;
+        let soon = SystemTime::now() + EXPIRY_MARGIN;
+        if let Some(credentials) = &*current
+            && credentials.expiry().is_none_or(|expiry| expiry > soon)
+        {
+            return Ok(credentials.clone());
+        }
+        let credentials = self.chain.provide_credentials().await?;
+        *current = Some(credentials.clone());
+        Ok(credentials)
+    }
+}
+
+impl ProvideCredentials for CachedChain {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(self.load())
     }
 }

@@ -14,8 +14,9 @@ use async_trait::async_trait;
 use aws_sdk_s3::{
     Client,
     config::{
-        BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation,
-        StalledStreamProtectionConfig, retry::RetryConfig, timeout::TimeoutConfig,
+        BehaviorVersion, IdentityCache, Region, RequestChecksumCalculation,
+        ResponseChecksumValidation, StalledStreamProtectionConfig, retry::RetryConfig,
+        timeout::TimeoutConfig,
     },
     error::{ProvideErrorMetadata, SdkError},
     primitives::ByteStream,
@@ -81,7 +82,7 @@ impl S3Store {
             .http_client(http_client.clone())
             .region(Region::new(region.clone()))
             .credentials_provider(credentials.provider(&http_client, &region).await)
-            .identity_cache(credentials.cache())
+            .identity_cache(IdentityCache::no_cache())
             .force_path_style(config.endpoint.is_some())
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
