@@ -43,7 +43,7 @@ impl Display {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             bar.set_style(
                 ProgressStyle::with_template(
-                    "{prefix:>10} {bar:32} {bytes:>10}/{total_bytes:<10} {msg}",
+                    "{prefix:>8} {bar:20} {binary_bytes:>10}/{binary_total_bytes:<10} {wide_msg}",
                 )
                 .expect("a valid template"),
             );
@@ -61,7 +61,8 @@ impl Display {
         let text = describe(state);
         match self {
             Self::Bar(bar) => {
-                bar.set_length(state.total_bytes);
+                // A bar of no length is drawn full.
+                bar.set_length(state.total_bytes.max(1));
                 bar.set_position(state.done_bytes);
                 bar.set_message(text);
             }
@@ -87,6 +88,7 @@ impl Display {
 fn describe(state: &JobProgress) -> String {
     let wire = Bytes(state.wire_bytes);
     match state.phase() {
+        JobPhase::Preparing if state.total_bytes > 0 => "copying the volume first".to_owned(),
         JobPhase::Preparing => "preparing".to_owned(),
         JobPhase::Running => {
             let rate = state.done_bytes * 1000 / state.elapsed_ms.max(1);

@@ -164,11 +164,17 @@ impl Job {
             Self::Restore(job) => job.phase(),
         };
         let watched = self.watched();
-        let progress = &watched.progress;
+        let is_copying = phase == Phase::Running && watched.progress.total_bytes() == 0;
+        let progress = if is_copying {
+            &watched.copying
+        } else {
+            &watched.progress
+        };
         let moved_all =
             progress.total_bytes() > 0 && progress.done_bytes() >= progress.total_bytes();
         let phase = match phase {
             Phase::Preparing => JobPhase::Preparing,
+            Phase::Running if is_copying => JobPhase::Preparing,
             Phase::Running if moved_all => JobPhase::Finishing,
             Phase::Running => JobPhase::Running,
             Phase::Done => JobPhase::Done,
