@@ -168,18 +168,19 @@ impl Daemon {
 
     /// Free bytes of a class.
     pub async fn free_bytes(&self, class: &ClassRef) -> Result<u64, Failure> {
-        self.groups.class(class)?.free_bytes().await
+        Ok(self.groups.class(class)?.free().await?.free_bytes)
     }
 
     /// The room of all classes.
     pub async fn spaces(&self) -> Result<Vec<ClassSpace>, Failure> {
         let mut spaces = Vec::new();
         for class in self.groups.classes() {
+            let free = class.free().await?;
             spaces.push(ClassSpace {
                 name: class.config.name.clone(),
                 default: class.config.default,
-                free_bytes: class.free_bytes().await?,
-                size_bytes: class.group.free().await?.size_bytes,
+                free_bytes: free.free_bytes,
+                size_bytes: free.size_bytes,
             });
         }
         Ok(spaces)

@@ -9,7 +9,7 @@ use crate::{
     failure::Failure,
     names::VolumeName,
     request::{ClassRef, VolumeHandle},
-    volume::{self, Directory, LayoutOptions, Volume, VolumeGroup},
+    volume::{self, Directory, FreeSpace, LayoutOptions, Volume, VolumeGroup},
 };
 
 /// The configured classes, each with its group.
@@ -180,9 +180,12 @@ impl Class {
         })
     }
 
-    /// Free bytes of the group, this class's spare subtracted.
-    pub async fn free_bytes(&self) -> Result<u64, Failure> {
+    /// The group's room, this class's spare subtracted from what is free.
+    pub async fn free(&self) -> Result<FreeSpace, Failure> {
         let free = self.group.free().await?;
-        Ok(free.free_bytes.saturating_sub(self.config.spare_bytes))
+        Ok(FreeSpace {
+            free_bytes: free.free_bytes.saturating_sub(self.config.spare_bytes),
+            ..free
+        })
     }
 }

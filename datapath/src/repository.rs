@@ -89,6 +89,15 @@ impl Repository {
         })
     }
 
+    /// The same repository by another way to its store, such as one of more patience.
+    #[must_use]
+    pub fn through(&self, store: Arc<dyn ObjectStore>) -> Self {
+        Self {
+            store,
+            ..self.clone()
+        }
+    }
+
     /// The store below.
     pub fn store(&self) -> &Arc<dyn ObjectStore> {
         &self.store

@@ -317,7 +317,7 @@ impl RestoreJob {
             }
             .into());
         }
-        let repository = Repository::open(Arc::new(store.with_patience(JOB_PATIENCE))).await?;
+        let repository = impatient.through(Arc::new(store.with_patience(JOB_PATIENCE)));
         self.watched.set_store(Arc::clone(repository.store()));
         let volume = self
             .class
