@@ -12,6 +12,7 @@ use crate::{
     progress::Progress,
     ring::BlockQueue,
     settings::Settings,
+    stop::Stop,
     tasks::blocking,
 };
 
@@ -22,12 +23,14 @@ const DEPTH: usize = 8;
 
 /// Copies all data of `from` to `to`, which must read as zeros and be at least as large.
 ///
-/// Reads and writes pass the page cache by and go through io_uring like a backup's.
+/// Reads and writes pass the page cache by and go through io_uring like a backup's. When this
+/// returns, however it ends, both files are closed.
 pub async fn run(
     from: &Path,
     to: &Path,
     settings: &Settings,
     progress: &Arc<Progress>,
+    stop: &Stop,
 ) -> Result<(), Error> {
     let (source, target, extents) = open(from, to, settings.direct).await?;
     if target.size_bytes < source.size_bytes {
@@ -56,7 +59,8 @@ pub async fn run(
         source,
     })?;
     let (source_closed, target_closed) = (copy.reader.closed(), copy.writer.closed());
-    let copied = copy.all(steps, progress).await;
+    // Half a copy is of no use to a later run, so there is no winding up.
+    let copied = stop.unless_asked(copy.all(steps, progress)).await;
     // However it ended: the caller may remove either when this returns.
     drop(copy);
     source_closed.await;
@@ -182,7 +186,8 @@ mod tests {
             source.write_all_at(&data, offset).expect("write");
         }
         let progress = Arc::default();
-        run(&from, &to, &Settings::default(), &progress)
+        let settings = Settings::default();
+        run(&from, &to, &settings, &progress, &Stop::default())
             .await
             .expect("copy");
         assert!(std::fs::read(&from).expect("read") == std::fs::read(&to).expect("read"));

@@ -24,6 +24,8 @@ pub enum ErrorKind {
     Unsupported,
     /// Look at this host: its disks, its kernel.
     Local,
+    /// Begin again: it was told to end.
+    Stopped,
 }
 
 /// A failure of a backup, a restore or a look into a repository.
@@ -121,6 +123,9 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// It was told to end before its work was done.
+    #[error("stopped before the end")]
+    Stopped,
     /// Buffers, threads or a flush failed.
     #[error("cannot {what}: {source}")]
     System {
@@ -152,6 +157,7 @@ impl Error {
             Self::TooSmall { .. } => ErrorKind::TooSmall,
             Self::UnsuitableStore { .. } => ErrorKind::Unsupported,
             Self::Device(_) | Self::Io { .. } | Self::System { .. } => ErrorKind::Local,
+            Self::Stopped => ErrorKind::Stopped,
         }
     }
 }

@@ -28,7 +28,6 @@ use aws_smithy_runtime::client::retries::{
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use bytes::{Bytes, BytesMut};
-use futures::future::BoxFuture;
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -405,12 +404,8 @@ impl ObjectStore for S3Store {
         Ok(abandoned)
     }
 
-    fn tidy(&self, task: BoxFuture<'static, ()>) {
-        self.background.spawn(task);
-    }
-
-    async fn settle(&self) {
-        self.background.wait().await;
+    fn background(&self) -> &TaskTracker {
+        &self.background
     }
 
     fn meter(&self) -> &Meter {
