@@ -200,10 +200,18 @@ impl Daemon {
     ) -> Result<Vec<Committed>, Failure> {
         let store = repository::admit(&self.config, store, encryption_key)?;
         let credentials = SharedCredentials::new(store.credentials.clone());
-        let store =
-            repository::connect(&self.config, path, &store, &credentials, OPEN_PATIENCE).await;
-        let repository = Repository::open(Arc::new(store)).await?;
-        Ok(Log::replay(&repository).await?.commits().to_vec())
+        let asked = async {
+            let store =
+                repository::connect(&self.config, path, &store, &credentials, OPEN_PATIENCE).await;
+            let repository = Repository::open(Arc::new(store)).await?;
+            Ok(Log::replay(&repository).await?.commits().to_vec())
+        };
+        tokio::select! {
+            () = self.stopping.cancelled() => {
+                Err(Failure::new(Code::Unavailable, "the daemon is stopping"))
+            }
+            answer = asked => answer,
+        }
     }
 
     /// One backup.

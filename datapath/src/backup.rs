@@ -87,14 +87,10 @@ pub async fn run(
     let ended = stop.unless_halted(work).await;
     // However it ended: the caller may remove the snapshot when this returns.
     closed.await;
-    repository.store().settle().await;
-    let committed = match ended {
-        Ok(committed) => committed,
-        Err(error) => {
-            session::give_up_uploads(repository, session_id).await;
-            return Err(error);
-        }
-    };
+    if ended.is_err() {
+        session::tidy_up(repository, session_id).await;
+    }
+    let committed = ended?;
     progress.set_done(volume_bytes);
     Ok(committed)
 }

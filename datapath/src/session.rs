@@ -31,8 +31,8 @@ const RUNS_MAX: u32 = 64;
 const FETCHES: usize = 16;
 /// As much of a pack's end as usually holds its footer.
 const TAIL_BYTES: u64 = 32 << 10;
-/// What stays behind costs room until the next run, or a lifecycle rule, removes it.
-const GIVE_UP_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the end of a failed run may be held up by its uploads.
+const TIDY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// One run of a writer.
 pub struct Session {
@@ -112,17 +112,28 @@ async fn packs_of(
     Ok(packs.collect())
 }
 
-/// Aborts the session's uploads: those that nobody goes on with take room that nobody sees. Tries
-/// it for a moment only.
-pub async fn give_up_uploads(repository: &Repository, id: SessionId) {
+/// Lets the uploads of a run that failed come to their end. Tries it for a moment only: what stays
+/// behind costs room until the next run, or a lifecycle rule, removes it.
+pub async fn tidy_up(repository: &Repository, id: SessionId) {
+    let tidied = async {
+        repository.store().settle().await;
+        give_up_uploads(repository, id).await;
+    };
+    if timeout(TIDY_PATIENCE, tidied).await.is_err() {
+        let session = hex::encode(id.0);
+        tracing::warn!(session, "uploads may stay behind until the next run");
+    }
+}
+
+/// Aborts the session's uploads: those that nobody goes on with take room that nobody sees.
+async fn give_up_uploads(repository: &Repository, id: SessionId) {
     for kind in [ObjectKind::DataPack, ObjectKind::TreePack] {
         let prefix = id.folder(kind);
-        let given_up = repository.store().abandon_uploads(&prefix);
-        match timeout(GIVE_UP_PATIENCE, given_up).await {
-            Ok(Ok(0)) | Err(_) => {}
-            Ok(Ok(uploads)) => tracing::info!(uploads, prefix, "gave up uploads that were cut off"),
+        match repository.store().abandon_uploads(&prefix).await {
+            Ok(0) => {}
+            Ok(uploads) => tracing::info!(uploads, prefix, "gave up uploads that were cut off"),
             // Not every store lists uploads, nor may every writer.
-            Ok(Err(error)) => tracing::debug!(%error, prefix, "cannot look for unfinished uploads"),
+            Err(error) => tracing::debug!(%error, prefix, "cannot look for unfinished uploads"),
         }
     }
 }

@@ -4,6 +4,7 @@ mod backups;
 mod calm;
 mod client;
 mod command_line;
+mod concurrency;
 mod damage;
 mod harness;
 mod places;

@@ -125,7 +125,10 @@ impl BackupJobs {
         }
         match self.groups.find(&request.volume_handle).await? {
             Some(located) => self.start(request, store, located),
-            None => self.ask_the_store(&request, &store).await,
+            None => tokio::select! {
+                () = self.stopping.cancelled() => Ok(goes_on_later()),
+                answer = self.ask_the_store(&request, &store) => answer,
+            },
         }
     }
 
@@ -160,10 +163,7 @@ impl BackupJobs {
         request: &CreateBackup,
     ) -> Result<Option<BackupState>, Failure> {
         if self.stopping.is_cancelled() {
-            // An error would be final to the caller; asked after the restart, the job is begun
-            // again.
-            let message = "the daemon is stopping; the backup goes on when it is back";
-            return Ok(Some(BackupState::InProgress(message.to_owned())));
+            return Ok(Some(goes_on_later()));
         }
         known(jobs, request)
     }
@@ -247,6 +247,13 @@ impl BackupJobs {
     fn jobs(&self) -> MutexGuard<'_, HashMap<String, Arc<BackupJob>>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What callers are told by a daemon that is stopping: an error would be final to them; asked after
+/// the restart, the job is begun again.
+fn goes_on_later() -> BackupState {
+    let message = "the daemon is stopping; the backup goes on when it is back";
+    BackupState::InProgress(message.to_owned())
 }
 
 /// The state of a job that is known here, unless a new one must be begun.
