@@ -95,7 +95,10 @@ pub enum Error {
         by: String,
     },
     /// The volume cannot hold the backup.
-    #[error("the volume has {volume_bytes} bytes, the backup {backup_bytes}; it must be as large")]
+    #[error(
+        "the volume has {volume_bytes} bytes, and the backup {backup_bytes}; it should be at least as \
+         large"
+    )]
     TooSmall {
         /// The volume's size.
         volume_bytes: u64,
