@@ -109,22 +109,15 @@ impl Copy {
 
     async fn step(&self, step: Extent, progress: &Progress) -> Result<(), Error> {
         let offset = step.start;
-        let io = |what| {
-            move |source| Error::Io {
-                what,
-                offset,
-                source,
-            }
-        };
         let len = usize::try_from(step.end - step.start).expect("at most a step");
         let slot = self.arena.acquire().await;
         let read = self.reader.read(slot, offset, len).await;
-        let mut slot = read.map_err(io("read"))?;
+        let mut slot = read.map_err(Error::of_read(offset))?;
         progress.add_volume_io(len as u64);
         if !is_zero(&slot[..len]) {
             let padded = self.pad_to_block(&mut slot, len, step);
             let written = self.writer.write(slot, 0..padded, offset).await;
-            written.map_err(io("write"))?;
+            written.map_err(Error::of_write(offset))?;
         }
         progress.add_done(len as u64);
         Ok(())

@@ -126,6 +126,15 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The volume became shorter while it was read.
+    #[error(
+        "the volume ends before byte {offset}, which it had when the backup began: it was shrunk \
+         meanwhile"
+    )]
+    Shrunk {
+        /// What could not be read any more.
+        offset: u64,
+    },
     /// It was told to end before its work was done.
     #[error("stopped before the end")]
     Stopped,
@@ -140,6 +149,27 @@ pub enum Error {
 }
 
 impl Error {
+    /// For `map_err`: a read of the volume at `offset` failed.
+    pub(crate) fn of_read(offset: u64) -> impl FnOnce(io::Error) -> Self {
+        move |source| match source.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Shrunk { offset },
+            _ => Self::Io {
+                what: "read",
+                offset,
+                source,
+            },
+        }
+    }
+
+    /// For `map_err`: a write to the volume at `offset` failed.
+    pub(crate) fn of_write(offset: u64) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io {
+            what: "write",
+            offset,
+            source,
+        }
+    }
+
     /// What the caller can do about it.
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -159,7 +189,9 @@ impl Error {
             Self::NameTaken { .. } => ErrorKind::NameTaken,
             Self::TooSmall { .. } => ErrorKind::TooSmall,
             Self::UnsuitableStore { .. } => ErrorKind::Unsupported,
-            Self::Device(_) | Self::Io { .. } | Self::System { .. } => ErrorKind::Local,
+            Self::Device(_) | Self::Io { .. } | Self::Shrunk { .. } | Self::System { .. } => {
+                ErrorKind::Local
+            }
             Self::Stopped => ErrorKind::Stopped,
         }
     }

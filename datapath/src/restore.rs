@@ -416,11 +416,7 @@ impl Restore {
                 .queue
                 .write(slot, range, offset)
                 .await
-                .map_err(|source| Error::Io {
-                    what: "write",
-                    offset,
-                    source,
-                })?;
+                .map_err(Error::of_write(offset))?;
             self.progress.add_volume_io(len as u64);
             self.progress.add_done(len as u64);
         }
