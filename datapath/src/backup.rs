@@ -115,6 +115,7 @@ mod tests {
     use super::*;
     use crate::{
         chunk::ChunkSize,
+        repository::FETCH_TRIES,
         restore::{self, Backup},
         store::fake::FakeStore,
     };
@@ -219,12 +220,13 @@ mod tests {
         let bed = Bed::new().await;
         bed.back_up("one").await;
         // The first byte asked for is a codec.
-        bed.store.flips.store(2, Ordering::Relaxed);
+        let tries = u32::try_from(FETCH_TRIES).expect("few");
+        bed.store.flips.store(tries - 1, Ordering::Relaxed);
         bed.restore("one")
             .await
-            .expect("the third time it comes right");
+            .expect("the last time it comes right");
         fs::remove_file(bed.folder.path().join("one")).expect("remove");
-        bed.store.flips.store(3, Ordering::Relaxed);
+        bed.store.flips.store(tries, Ordering::Relaxed);
         let error = bed.restore("one").await.expect_err("never right");
         assert!(error.to_string().contains("has codec 1"), "{error}");
     }

@@ -553,13 +553,13 @@ const DAMAGES: [Damage; 9] = [
     }),
     ("`repository`, empty", "repository", Vec::clear),
     ("`repository`, of a newer version", "repository", |object| {
-        object[VERSION] = 9
+        object[VERSION] = 9;
     }),
     ("`repository`, a flipped bit", "repository", |object| {
-        object[40] ^= 1
+        object[40] ^= 1;
     }),
     ("log entry, of a newer version", "log/", |object| {
-        object[VERSION] = 9
+        object[VERSION] = 9;
     }),
     ("log entry, cut off", "log/", |object| object.truncate(50)),
     ("tree, a flipped bit", "tree/", |object| object[40] ^= 1),

@@ -27,6 +27,8 @@ pub(crate) struct FakeStore {
     pub(crate) conflicts: AtomicU32,
     /// In so many ranged GETs of data packs the first byte comes in wrong.
     pub(crate) flips: AtomicU32,
+    /// In so many whole GETs the last byte comes in wrong.
+    pub(crate) whole_flips: AtomicU32,
     /// Whole and ranged GETs.
     pub(crate) gets: AtomicU32,
 }
@@ -51,6 +53,14 @@ impl FakeStore {
 
     pub(crate) fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, object: &str) -> Result<Bytes, StoreError> {
+        self.gets.fetch_add(1, Ordering::Relaxed);
+        let found = self.objects().get(object).cloned();
+        found.ok_or_else(|| StoreError::NotFound {
+            object: object.to_owned(),
+        })
     }
 
     /// Removes all objects whose names begin so; how many.
@@ -109,11 +119,11 @@ impl Upload for Parts {
 #[async_trait]
 impl ObjectStore for FakeStore {
     async fn get(&self, object: &str) -> Result<Bytes, StoreError> {
-        self.gets.fetch_add(1, Ordering::Relaxed);
-        let found = self.objects().get(object).cloned();
-        found.ok_or_else(|| StoreError::NotFound {
-            object: object.to_owned(),
-        })
+        let mut whole = self.find(object)?.to_vec();
+        if one_of(&self.whole_flips) {
+            *whole.last_mut().expect("no object is empty") ^= 1;
+        }
+        Ok(whole.into())
     }
 
     async fn get_range(
@@ -122,7 +132,7 @@ impl ObjectStore for FakeStore {
         start: u64,
         end: u64,
     ) -> Result<Box<dyn Download>, StoreError> {
-        let whole = self.get(object).await?;
+        let whole = self.find(object)?;
         let range = usize::try_from(start).expect("small")..usize::try_from(end).expect("small");
         if range.end > whole.len() {
             return Err(StoreError::TooShort {

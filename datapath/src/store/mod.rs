@@ -60,8 +60,16 @@ pub enum StoreError {
         /// The store's error code.
         code: String,
     },
+    /// There is nothing to sign requests with.
+    #[error("no credentials for {endpoint}: {reason}")]
+    NoCredentials {
+        /// Where they are needed.
+        endpoint: String,
+        /// Where they were looked for.
+        reason: String,
+    },
     /// Nobody answers, or not in a way that can be used, for as long as we were willing to wait.
-    #[error("cannot reach {endpoint}: {reason}")]
+    #[error("no success with {endpoint}: {reason}")]
     Unreachable {
         /// Where.
         endpoint: String,
