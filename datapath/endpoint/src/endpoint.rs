@@ -17,6 +17,7 @@ use crate::folder::Folder;
 use crate::gate::{Gate, HeldReplies, Turnstile};
 use crate::s3::Operations;
 use crate::server;
+use crate::stops::{Stop, Stopped};
 use crate::store::Store;
 
 /// Where the objects are kept.
@@ -179,6 +180,11 @@ impl Endpoint {
     /// Lets requests in and applies them, but withholds their replies until the guard is dropped.
     pub fn hold_replies(&self) -> HeldReplies {
         self.gate.hold_replies()
+    }
+
+    /// Stops requests at an exact moment, until the guard is dropped.
+    pub fn stop_at(&self, stop: Stop) -> Stopped {
+        self.gate.stops().place(stop)
     }
 
     /// Stops to accept and ends all connections at once, whatever they are at. When this returns,

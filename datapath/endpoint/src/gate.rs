@@ -17,6 +17,7 @@ use s3s::{Body, HttpError, HttpRequest, S3Result, StdError, s3_error};
 use tokio::sync::watch;
 
 use crate::counters::Ledger;
+use crate::stops::{Moment, Stops};
 
 /// While it lives, requests are received and applied but their replies are withheld. Dropped, all
 /// of them go out.
@@ -40,6 +41,7 @@ pub(crate) struct Gate {
     service: S3Service,
     ledger: Arc<Ledger>,
     holders: watch::Sender<usize>,
+    stops: Stops,
 }
 
 impl Gate {
@@ -49,11 +51,16 @@ impl Gate {
             service,
             ledger: Arc::default(),
             holders: watch::Sender::new(0),
+            stops: Stops::default(),
         }
     }
 
     pub(crate) fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    pub(crate) fn stops(&self) -> &Stops {
+        &self.stops
     }
 
     pub(crate) fn hold_replies(&self) -> HeldReplies {
@@ -70,6 +77,8 @@ impl Gate {
         let passage = Arc::new(Passage {
             ledger: Arc::clone(&self.ledger),
             operation: OnceLock::new(),
+            path: request.uri().path().to_owned(),
+            stops: self.stops.clone(),
         });
         let mut request = received(request, &passage);
         request.extensions_mut().insert(Arc::clone(&passage));
@@ -78,6 +87,9 @@ impl Gate {
 
         if passage.operation.get().is_none() {
             self.ledger.refuse();
+        }
+        if reply.status().is_success() {
+            passage.is_stopped(Moment::Applied).await;
         }
         self.wait_until_replies_may_go().await;
         Ok(reply.map(|body| Metered {
@@ -123,6 +135,18 @@ struct Passage {
     ledger: Arc<Ledger>,
     /// Known once the service has parsed the request and checked its signature.
     operation: OnceLock<String>,
+    path: String,
+    stops: Stops,
+}
+
+impl Passage {
+    /// Waits while it is stopped at this moment; whether it was.
+    async fn is_stopped(&self, moment: Moment) -> bool {
+        match self.operation.get() {
+            Some(operation) => self.stops.wait(moment, operation, &self.path).await,
+            None => false,
+        }
+    }
 }
 
 impl Drop for Passage {
@@ -144,10 +168,17 @@ impl S3Access for Turnstile {
             return Err(s3_error!(AccessDenied, "Signature is required"));
         }
         let operation = context.s3_op().name().to_owned();
-        if let Some(passage) = context.extensions_mut().get::<Arc<Passage>>() {
+        let passage = context.extensions_mut().get::<Arc<Passage>>().cloned();
+        if let Some(passage) = passage {
             passage.ledger.begin(&operation);
             // A request is checked once; a second name would be the same one.
             let _ = passage.operation.set(operation);
+            if passage.is_stopped(Moment::Arrived).await {
+                return Err(s3_error!(
+                    SlowDown,
+                    "The request was stopped on its arrival"
+                ));
+            }
         }
         Ok(())
     }

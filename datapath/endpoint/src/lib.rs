@@ -14,7 +14,7 @@
 //! - [`Endpoint`], [`Options`]: start, address, credentials, stop (`endpoint.rs`), connections
 //!   (`server.rs`)
 //! - the layer around the service, where every request passes: counting and withheld replies
-//!   (`gate.rs`, `counters.rs`)
+//!   (`gate.rs`, `counters.rs`), requests stopped at an exact moment (`stops.rs`)
 //! - the operations: `s3.rs` is the table, `objects.rs`, `multipart.rs`, `listing.rs` do the work
 //! - the state, and its one lock: `store.rs`; bytes of objects: `content.rs`; objects as files:
 //!   `folder.rs`
@@ -33,8 +33,10 @@ mod objects;
 mod page;
 mod s3;
 mod server;
+mod stops;
 mod store;
 
 pub use counters::{Counters, OperationCounters};
 pub use endpoint::{Backing, Endpoint, Error, Options};
 pub use gate::HeldReplies;
+pub use stops::{Moment, Stop, Stopped};
