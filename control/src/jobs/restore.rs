@@ -24,6 +24,7 @@ use crate::{
     failure::Failure,
     groups::Class,
     names::VolumeName,
+    planted,
     request::{CreateVolume, DataSource, VolumeInfo},
     volume::{LayoutOptions, NewVolume, PendingVolume},
 };
@@ -278,6 +279,12 @@ impl RestoreJob {
             backup,
             volume,
         } = opened;
+        if planted::RENAME_FIRST {
+            let volume = volume.publish().await?;
+            self.fill(config, turns, &repository, &backup, &volume.path)
+                .await?;
+            return Ok((&volume).into());
+        }
         let result = tokio::select! {
             () = self.watched.cancel.cancelled() => Err(cancelled()),
             result = self.fill(config, turns, &repository, &backup, volume.path()) => result,
