@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    io::{Seek, SeekFrom},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,17 +16,21 @@ use tonic::Code;
 use crate::{
     client::{Client, synchronous},
     harness::{Daemon, MIB, wait_for},
-    phase::{Blow, Phase},
+    phase::{Blow, Phase, PhaseOf},
     place::Place,
     store::{Store, assert_same_content, fill},
-    tracer::{Call, Traced},
+    tracer::{Call, Trace, Traced},
 };
 
 /// The volume that is backed up; a volume under restore is called [`AGAIN`].
 pub(crate) const DATA: &str = "data";
 pub(crate) const AGAIN: &str = "again";
 /// Another, which nothing touches.
-const BYSTANDER: &str = "bystander";
+pub(crate) const BYSTANDER: &str = "bystander";
+/// The one that calls make, remove and grow.
+pub(crate) const SUBJECT: &str = "subject";
+/// A model without data.
+pub(crate) const ZEROS: &str = "zeros";
 
 const DATA_BYTES: u64 = 64 * MIB;
 /// Packs and parts small enough for a few of each in a small volume.
@@ -59,6 +64,7 @@ impl Bed {
             client,
             place,
         };
+        bed.make_model(ZEROS, 0);
         bed.add_volume(BYSTANDER, MIB, &[(0, MIB)]).await;
         // Scattered, so that there are holes between what is read.
         let data: Vec<_> = (0..5).map(|at| (at * 12 * MIB, 5 * MIB)).collect();
@@ -69,10 +75,7 @@ impl Bed {
     /// Makes a volume with data in these ranges, which must be there after every start.
     pub(crate) async fn add_volume(&mut self, name: &str, bytes: u64, data: &[(u64, u64)]) {
         let volume = self.client.create(name, bytes).await;
-        let model = self.place.beside.join(format!("model-{name}"));
-        fs::File::create(&model)
-            .and_then(|model| model.set_len(bytes))
-            .expect("makes the model");
+        let model = self.make_model(name, bytes);
         for (offset, len) in data {
             for path in [&volume.path[..], model.to_str().expect("UTF-8")] {
                 fill(path, *offset, *len, &format!("{name} {offset}"));
@@ -84,10 +87,21 @@ impl Bed {
         self.expect_volume(name, name);
     }
 
+    fn make_model(&self, name: &str, bytes: u64) -> PathBuf {
+        let model = self.model(name);
+        fs::File::create(&model)
+            .and_then(|model| model.set_len(bytes))
+            .expect("makes the model");
+        model
+    }
+
+    fn model(&self, name: &str) -> PathBuf {
+        self.place.beside.join(format!("model-{name}"))
+    }
+
     /// From now on there must be the volume `name` with the bytes of the model of `like`.
     pub(crate) fn expect_volume(&mut self, name: &str, like: &str) {
-        let model = self.place.beside.join(format!("model-{like}"));
-        self.volumes.insert(name.to_owned(), model);
+        self.volumes.insert(name.to_owned(), self.model(like));
     }
 
     /// Removes a volume.
@@ -113,7 +127,7 @@ impl Bed {
     pub(crate) async fn strike(
         &mut self,
         blow: Blow,
-        phase_of: fn(&Call, &Path) -> Phase,
+        phase_of: PhaseOf,
         work: impl Future<Output = ()> + Send + 'static,
     ) -> Option<String> {
         if let Some(stop) = blow.stop() {
@@ -158,18 +172,27 @@ impl Bed {
         traced.trace().killed_at
     }
 
-    /// How many points each phase of `work` has; the daemon is killed behind its end, and back.
-    pub(crate) async fn points(
-        &mut self,
-        phase_of: fn(&Call, &Path) -> Phase,
-        work: impl Future<Output = ()> + Send + 'static,
-    ) -> BTreeMap<Phase, usize> {
-        let before = self.store.endpoint.counters();
+    /// How many system calls `work` consists of; the daemon is killed behind its end.
+    pub(crate) async fn calls(&mut self, work: impl Future<Output = ()> + Send + 'static) -> usize {
+        self.trace(work).await.calls.len()
+    }
+
+    async fn trace(&mut self, work: impl Future<Output = ()> + Send + 'static) -> Trace {
         let traced = Traced::kill_at(self.daemon.id(), &self.place.group, |_| false);
         tokio::spawn(work).await.expect("the work ends");
         self.daemon.kill();
+        traced.trace()
+    }
+
+    /// How many points each phase of `work` has; the daemon is killed behind its end, and back.
+    pub(crate) async fn points(
+        &mut self,
+        phase_of: PhaseOf,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> BTreeMap<Phase, usize> {
+        let before = self.store.endpoint.counters();
         let mut points = BTreeMap::new();
-        for call in traced.trace().calls {
+        for call in self.trace(work).await.calls {
             *points
                 .entry(phase_of(&call, &self.place.group))
                 .or_default() += 1;
@@ -209,6 +232,12 @@ impl Bed {
             let (model, image) = (model.to_str(), self.image(name));
             assert_same_content(model.expect("UTF-8"), image.to_str().expect("UTF-8"));
         }
+        for volume in &listed {
+            let path = fs::File::open(&volume.path);
+            let bytes = path.and_then(|mut path| path.seek(SeekFrom::End(0)));
+            let bytes = bytes.expect("the path that is listed can be read");
+            assert_eq!(bytes, volume.size_bytes.unsigned_abs(), "{}", volume.name);
+        }
         let paths = listed.iter().map(|volume| Path::new(&volume.path));
         self.place.assert_devices_are_those_of(paths);
         for foreign in &self.foreign {
@@ -220,14 +249,18 @@ impl Bed {
     /// Asserts that no snapshot, unfinished volume or part of a removed one is left.
     fn assert_nothing_passing_is_left(&self) {
         for part in PASSING {
-            let folder = self.place.group.join(part);
-            let entries = fs::read_dir(&folder).expect("lists the folder");
-            let left: Vec<PathBuf> = entries
-                .map(|entry| entry.expect("has an entry").path())
-                .filter(|path| !self.foreign.contains(path))
-                .collect();
+            let left = self.passing(part);
             assert!(left.is_empty(), "left in {part}: {left:?}");
         }
+    }
+
+    /// What lies in a part of the group and is not another's.
+    pub(crate) fn passing(&self, part: &str) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.place.group.join(part)).expect("lists the folder");
+        entries
+            .map(|entry| entry.expect("has an entry").path())
+            .filter(|path| !self.foreign.contains(path))
+            .collect()
     }
 
     /// Waits until no request of a killed daemon is still being applied.
@@ -269,7 +302,8 @@ impl Bed {
         self.remove_volume(AGAIN).await;
     }
 
-    fn describe(&self, call: &Call) -> String {
+    /// A call as the histogram shows it.
+    pub(crate) fn describe(&self, call: &Call) -> String {
         let Some(path) = &call.path else {
             return call.name.to_owned();
         };

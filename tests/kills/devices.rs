@@ -18,20 +18,21 @@ const FILESYSTEM_BYTES: u64 = 8 * GIB;
 /// A filesystem, with a loop device in it that is not ringback's.
 pub(crate) struct Mounted {
     pub(crate) folder: Folder,
+    pub(crate) has_reflinks: bool,
     foreign_image: PathBuf,
     foreign_device: PathBuf,
 }
 
 impl Mounted {
     pub(crate) fn xfs() -> Self {
-        Self::on(Folder::on_xfs(FILESYSTEM_BYTES))
+        Self::on(Folder::on_xfs(FILESYSTEM_BYTES), true)
     }
 
     pub(crate) fn ext4() -> Self {
-        Self::on(Folder::on_ext4(FILESYSTEM_BYTES))
+        Self::on(Folder::on_ext4(FILESYSTEM_BYTES), false)
     }
 
-    fn on(folder: Folder) -> Self {
+    fn on(folder: Folder, has_reflinks: bool) -> Self {
         fs::create_dir_all(&folder.path).expect("makes the group's folder");
         let image = folder.path.join("disk.img");
         let file = File::create(&image).expect("makes another's image");
@@ -42,6 +43,7 @@ impl Mounted {
             foreign_device: device.expect("it was attached"),
             foreign_image: image,
             folder,
+            has_reflinks,
         }
     }
 

@@ -7,7 +7,7 @@ use crate::{
     bed::{AGAIN, Bed, DATA, uploads},
     client::{Client, assert_refused, backup, synchronous},
     phase::{Blow, Phase},
-    plan::{Plan, Replay, Tally},
+    plan::{Plan, Replay, Tally, candidates},
 };
 
 /// Kills in every phase of a backup, each of a repository of its own.
@@ -64,8 +64,8 @@ async fn to_its_end(client: Client, request: CreateBackupRequest) {
     }
 }
 
-async fn restored(client: Client, s3: S3) {
-    // The daemon may be killed meanwhile.
+/// A restore of `again`; the daemon may be killed meanwhile.
+pub(crate) async fn restored(client: Client, s3: S3) {
     let _ = client.restore(AGAIN, 1, &synchronous(&s3)).await;
 }
 
@@ -98,11 +98,6 @@ async fn kill_in_backup(bed: &mut Bed, blow: Blow, name: &str) -> String {
         }
     }
     panic!("no kill in {} hit anything", blow.phase);
-}
-
-/// A point that a run does not reach (others take more or fewer steps) is tried nearer its start.
-fn candidates(point: usize) -> impl Iterator<Item = usize> {
-    std::iter::successors(Some(point), |point| (*point > 0).then_some(point / 2))
 }
 
 /// Whether a backup killed there exists; `None` where both may be.

@@ -25,7 +25,9 @@ mod store;
 #[path = "../privileged/support.rs"]
 #[allow(dead_code, reason = "the privileged tests ask for more")]
 mod support;
+mod sweeps;
 mod tracer;
+mod volumes;
 
 use bed::Bed;
 use place::Place;
@@ -37,6 +39,8 @@ async fn kill_in_every_phase(place: Place, test: &'static str) {
     let mut bed = Bed::start(place).await;
     let mut tally = jobs::kill_in_backups(&mut bed, plan, test).await;
     tally.add(jobs::kill_in_restores(&mut bed, plan, test).await);
+    tally.add(sweeps::kill_in_sweeps(&mut bed, plan, test).await);
+    tally.add(volumes::kill_in_volume_calls(&mut bed, plan, test).await);
     println!("{test}: {}", tally.histogram());
 }
 

@@ -45,11 +45,15 @@ pub(crate) enum Phase {
 
 use Phase::*;
 
+/// The phase that a system call belongs to, given the group's folder.
+pub(crate) type PhaseOf = fn(&Call, &Path) -> Phase;
+
 impl Phase {
     /// Those of a backup, which are hit in order.
     pub(crate) const OF_BACKUPS: [Phase; 7] =
         [Snapshot, Read, Part, Complete, Description, LogPut, Release];
     pub(crate) const OF_RESTORES: [Phase; 4] = [Pending, Fetch, Write, Rename];
+    pub(crate) const OF_CALLS: [Phase; 4] = [Create, Remove, Resize, Snapshots];
 
     pub(crate) const ALL: [Phase; 16] = [
         Snapshot,

@@ -39,6 +39,15 @@ impl Place {
         }
     }
 
+    /// Whether its files can share blocks; in an ordinary folder nobody knows.
+    pub(crate) fn has_reflinks(&self) -> bool {
+        match &self.devices {
+            Devices::None(_) => false,
+            #[cfg(feature = "privileged")]
+            Devices::Loop(mounted) => mounted.has_reflinks,
+        }
+    }
+
     /// The device class, for the configuration.
     pub(crate) fn class(&self) -> String {
         let attach = match self.devices {

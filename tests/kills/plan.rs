@@ -61,6 +61,12 @@ impl Plan {
     }
 }
 
+/// A point that a run does not reach (one takes more steps than another) is tried nearer its
+/// start.
+pub(crate) fn candidates(point: usize) -> impl Iterator<Item = usize> {
+    std::iter::successors(Some(point), |point| (*point > 0).then_some(point / 2))
+}
+
 fn parse(text: &str) -> Option<Blow> {
     let (phase, point) = text.split_once(':')?;
     Some(Blow {
