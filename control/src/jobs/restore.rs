@@ -27,6 +27,7 @@ use crate::{
     failure::Failure,
     groups::Class,
     names::VolumeName,
+    planted,
     request::{CreateVolume, DataSource, VolumeInfo},
     volume::{LayoutOptions, NewVolume, PendingVolume},
 };
@@ -259,6 +260,12 @@ impl RestoreJob {
             backup,
             volume,
         } = self.watched.stop.unless_asked(self.open(config)).await?;
+        if planted::RENAME_FIRST {
+            let volume = volume.publish().await?;
+            self.fill(config, turns, &repository, &backup, &volume.path)
+                .await?;
+            return Ok((&volume).into());
+        }
         let filled = self.fill(config, turns, &repository, &backup, volume.path());
         match filled.await {
             Ok(()) => Ok((&volume.publish().await?).into()),
