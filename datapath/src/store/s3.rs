@@ -34,6 +34,7 @@ use super::{
     location::{Endpoint, RepositoryPath, StoreConfig},
     region,
     throttle::Observer,
+    trouble,
 };
 
 /// Time for one attempt: an 8 MiB part over 64 KiB/s, with room.
@@ -70,18 +71,17 @@ impl S3Store {
         patience: Duration,
         transfers_max: usize,
     ) -> Self {
-        let connector = connector::connector(config);
+        let connector = connector::to_store(config);
         let throttle = Throttle::new(transfers_max);
         let region = match &config.region {
             Some(region) => region.clone(),
             None => region::find(&path, config, &connector).await,
         };
-        let http_client = connector::http_client(connector);
         let mut builder = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
-            .http_client(http_client.clone())
+            .http_client(connector::http_client(connector))
             .region(Region::new(region.clone()))
-            .credentials_provider(credentials.provider(&http_client, &region).await)
+            .credentials_provider(credentials.provider(config, &region).await)
             .identity_cache(IdentityCache::no_cache())
             .force_path_style(config.endpoint.is_some())
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
@@ -154,7 +154,7 @@ impl S3Store {
         let Some(status) = status else {
             return StoreError::Unreachable {
                 endpoint,
-                reason: chain(error),
+                reason: trouble::reason(error),
             };
         };
         match (status, code.as_str()) {
@@ -208,21 +208,6 @@ fn timeouts(patience: Duration) -> TimeoutConfig {
         .operation_timeout(patience)
         .operation_attempt_timeout(ATTEMPT_TIMEOUT.min(patience))
         .build()
-}
-
-/// An error and its causes, each once.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 #[async_trait]
@@ -470,7 +455,7 @@ impl Download for RangeDownload {
                     self.store.meter.add_received(len);
                     return Ok(Some(piece));
                 }
-                Ok(Some(Err(error))) => self.broke(&chain(&error)).await?,
+                Ok(Some(Err(error))) => self.broke(&trouble::reason(&error)).await?,
                 Ok(None) if self.end.is_none() => return Ok(None),
                 Ok(None) => self.broke("the answer ended early").await?,
                 Err(_) => {
@@ -569,7 +554,7 @@ impl Upload for MultipartUpload {
         if let Err(error) = aborted {
             tracing::warn!(
                 object = self.object,
-                error = chain(&error),
+                error = trouble::reason(&error),
                 "an unfinished upload stays behind; a lifecycle rule can remove it"
             );
         }
