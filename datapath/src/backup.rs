@@ -419,7 +419,7 @@ mod tests {
     use std::{fs, sync::atomic::Ordering};
 
     use super::*;
-    use crate::{restore, store::fake::FakeStore};
+    use crate::{repository::FETCH_TRIES, restore, store::fake::FakeStore};
 
     /// A repository in memory and a volume of a few chunks.
     struct Bed {
@@ -519,12 +519,13 @@ mod tests {
         let bed = Bed::new().await;
         bed.back_up("one").await;
         // The first byte asked for is a codec.
-        bed.store.flips.store(2, Ordering::Relaxed);
+        let tries = u32::try_from(FETCH_TRIES).expect("few");
+        bed.store.flips.store(tries - 1, Ordering::Relaxed);
         bed.restore("one")
             .await
-            .expect("the third time it comes right");
+            .expect("the last time it comes right");
         fs::remove_file(bed.folder.path().join("one")).expect("remove");
-        bed.store.flips.store(3, Ordering::Relaxed);
+        bed.store.flips.store(tries, Ordering::Relaxed);
         let error = bed.restore("one").await.expect_err("never right");
         assert!(error.to_string().contains("has codec 1"), "{error}");
     }

@@ -23,7 +23,7 @@ use crate::{
     log::{Committed, Log},
     progress::Progress,
     ranges::{Range, coalesce},
-    repository::Repository,
+    repository::{FETCH_TRIES, Repository},
     ring::BlockQueue,
     settings::Settings,
     store::{Download, StoreError},
@@ -36,8 +36,6 @@ use crate::{
 const GAP_BYTES_MAX: u64 = 1 << 20;
 /// Length of one ranged GET.
 const RANGE_BYTES_MAX: u64 = 8 << 20;
-/// A chunk that does not match its id is fetched so often: bits flip on the way, too.
-const TRIES: usize = 3;
 
 /// A committed backup of one volume, opened.
 #[derive(Debug, Clone)]
@@ -366,7 +364,7 @@ impl Restore {
                 Ok(verified) => return Ok(verified),
                 Err(mismatch) => chunk = mismatch,
             }
-            if tries == TRIES {
+            if tries == FETCH_TRIES {
                 break;
             }
             self.fetch_again(&mut chunk).await?;

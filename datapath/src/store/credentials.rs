@@ -9,7 +9,9 @@ use std::{
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_credential_types::{
     Credentials as AwsCredentials,
-    provider::{self, ProvideCredentials, SharedCredentialsProvider, future},
+    provider::{
+        self, ProvideCredentials, SharedCredentialsProvider, error::CredentialsError, future,
+    },
 };
 use aws_sdk_s3::config::BehaviorVersion;
 use aws_types::region::Region;
@@ -95,7 +97,7 @@ impl ProvideCredentials for SharedCredentials {
                 None,
                 "ringback-request",
             )),
-            Credentials::Chain => Err(provider::error::CredentialsError::not_loaded(
+            Credentials::Chain => Err(CredentialsError::not_loaded(
                 "the request now asks for the default chain; it takes effect with the next job",
             )),
         })
@@ -120,9 +122,16 @@ impl CachedChain {
         {
             return Ok(credentials.clone());
         }
-        let credentials = self.chain.provide_credentials().await?;
-        *current = Some(credentials.clone());
-        Ok(credentials)
+        let found = self.chain.provide_credentials().await;
+        match (found, &*current) {
+            (Ok(credentials), _) => Ok(current.insert(credentials).clone()),
+            (Err(_), Some(last)) if last.expiry().is_none_or(|at| at > SystemTime::now()) => {
+                Ok(last.clone())
+            }
+            // There were some, so there will be some again: the provider has a bad moment.
+            (Err(error), Some(_)) => Err(CredentialsError::provider_error(error)),
+            (Err(error), None) => Err(error),
+        }
     }
 }
 

@@ -37,9 +37,10 @@ impl Trouble {
 
     /// The trouble behind an error of the HTTP client or of a connection.
     pub(super) fn behind(error: &(dyn Error + 'static)) -> Self {
+        let innermost = || causes(error).last().map(ToString::to_string);
         causes(error)
             .find_map(known)
-            .unwrap_or_else(|| Self::passing(told(error)))
+            .unwrap_or_else(|| Self::passing(innermost().unwrap_or_default()))
     }
 
     /// The same trouble, had with this proxy.
@@ -72,28 +73,6 @@ impl Trouble {
     pub(super) fn speaks_tls() -> Self {
         Self::lasting("it speaks TLS; the endpoint should begin with https://")
     }
-}
-
-/// The trouble that an error of the SDK came from, or what it says of itself.
-pub(super) fn reason(error: &(dyn Error + 'static)) -> String {
-    causes(error)
-        .find_map(<dyn Error>::downcast_ref::<Trouble>)
-        .map_or_else(|| told(error), ToString::to_string)
-}
-
-/// An error and its causes, each once.
-pub(super) fn told(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// The address of a proxy as people write it.
