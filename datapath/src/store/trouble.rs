@@ -11,7 +11,7 @@ use rustls::{AlertDescription, CertificateError, InvalidMessage, pki_types::Unix
 
 use super::tls;
 
-/// A sentence that goes on from "cannot reach ENDPOINT: ".
+/// A sentence that goes on from "no success with ENDPOINT: ".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{sentence}")]
 pub(super) struct Trouble {
@@ -180,7 +180,7 @@ fn of_certificate(error: &CertificateError) -> Trouble {
         } => format!(
             "its certificate is for {} and not for {}; reach it by a name that the certificate \
              has, {OR}",
-            presented.join(", "),
+            names(presented),
             expected.to_str()
         ),
         CertificateError::ExpiredContext { not_after, .. } => format!(
@@ -201,6 +201,14 @@ fn of_certificate(error: &CertificateError) -> Trouble {
         }
         other => format!("its certificate cannot be accepted ({other}); replace it, {OR}"),
     })
+}
+
+/// They come as `DnsName("store.example")`.
+fn names(presented: &[String]) -> String {
+    let bare = presented
+        .iter()
+        .map(|name| name.split('"').nth(1).unwrap_or(name));
+    bare.collect::<Vec<_>>().join(", ")
 }
 
 fn date(time: UnixTime) -> String {
