@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ringback_datapath::ring::IoEngine;
+use ringback_datapath::{ring::IoEngine, store::Authorities};
 
 use crate::{request::ClassRef, volume::Attach};
 
@@ -103,6 +103,8 @@ pub struct S3Settings {
     pub region: Option<String>,
     /// Whether requests that accept any certificate are refused.
     pub require_verify_tls: bool,
+    /// Trusted beside the system's; read when the configuration is.
+    pub authorities: Authorities,
 }
 
 /// Bounds of the data path.

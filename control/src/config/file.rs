@@ -89,6 +89,7 @@ pub(super) struct OptionClass {
 pub(super) struct S3 {
     pub(super) region: Option<String>,
     pub(super) require_verify_tls: Option<Flag>,
+    pub(super) ca_file: Option<String>,
 }
 
 #[derive(Default, Deserialize)]

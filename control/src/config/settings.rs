@@ -1,8 +1,13 @@
 //! Checks the file's settings other than its device classes; errors are sentences.
 
-use std::{collections::HashSet, ops::RangeInclusive, os::unix::ffi::OsStrExt, path::PathBuf};
+use std::{
+    collections::HashSet,
+    ops::RangeInclusive,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
 
-use ringback_datapath::ring::IoEngine;
+use ringback_datapath::{ring::IoEngine, store::Authorities};
 
 use super::{Config, DatapathSettings, OptionClass, S3Settings, classes, file};
 
@@ -27,7 +32,7 @@ pub(super) fn check(file: file::Config) -> Result<Config, String> {
         device_classes: classes::check(file.device_classes.unwrap_or_default(), &mut warnings)?,
         option_classes: option_classes(file.lvcreate_option_classes.unwrap_or_default())?,
         lvm_command_prefix: lvm_command_prefix(file.lvm_command_prefix.unwrap_or_default())?,
-        s3: s3(file.s3.unwrap_or_default()),
+        s3: s3(file.s3.unwrap_or_default())?,
         datapath: datapath(&file.datapath.unwrap_or_default())?,
         warnings,
     })
@@ -88,11 +93,17 @@ fn lvm_command_prefix(prefix: Vec<String>) -> Result<Vec<String>, String> {
     }
 }
 
-fn s3(settings: file::S3) -> S3Settings {
-    S3Settings {
+fn s3(settings: file::S3) -> Result<S3Settings, String> {
+    let ca_file = settings.ca_file.filter(|path| !path.is_empty());
+    let authorities = ca_file.map(|path| Authorities::read(Path::new(&path)));
+    Ok(S3Settings {
         region: settings.region.filter(|region| !region.is_empty()),
         require_verify_tls: settings.require_verify_tls.unwrap_or_default().0,
-    }
+        authorities: authorities
+            .transpose()
+            .map_err(|error| format!("s3.ca-file {error}"))?
+            .unwrap_or_default(),
+    })
 }
 
 fn datapath(file: &file::Datapath) -> Result<DatapathSettings, String> {

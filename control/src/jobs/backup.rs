@@ -265,7 +265,8 @@ fn known(
         return Ok(None);
     };
     let same = job.request.volume_handle == request.volume_handle
-        && job.request.source.backup == request.source.backup;
+        && job.request.source.backup == request.source.backup
+        && job.request.source.store.endpoint == request.source.store.endpoint;
     let state = job.state.borrow().clone();
     match state {
         State::Preparing | State::Running if same => {

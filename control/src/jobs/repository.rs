@@ -44,6 +44,7 @@ pub fn admit(
     }
     Ok(StoreConfig {
         region: store.region.clone().or_else(|| config.s3.region.clone()),
+        authorities: config.s3.authorities.clone(),
         ..store.clone()
     })
 }

@@ -14,11 +14,13 @@ use aws_credential_types::{
     },
 };
 use aws_sdk_s3::config::BehaviorVersion;
-use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_types::region::Region;
 use tokio::sync::Mutex;
 
-use super::location::Credentials;
+use super::{
+    connector,
+    location::{Credentials, StoreConfig},
+};
 
 /// Credentials are renewed so long before they expire: longer than a request takes.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(5 * 60);
@@ -48,7 +50,7 @@ impl SharedCredentials {
 
     pub(super) async fn provider(
         &self,
-        http_client: &SharedHttpClient,
+        config: &StoreConfig,
         region: &str,
     ) -> SharedCredentialsProvider {
         match self.current() {
@@ -56,7 +58,7 @@ impl SharedCredentials {
             Credentials::Chain => {
                 let provider_config = aws_config::provider_config::ProviderConfig::without_region()
                     .with_behavior_version(Some(BehaviorVersion::latest()))
-                    .with_http_client(http_client.clone())
+                    .with_http_client(connector::http_client(connector::to_credentials(config)))
                     .with_region(Some(Region::new(region.to_owned())));
                 let chain = DefaultCredentialsChain::builder()
                     .region(Region::new(region.to_owned()))

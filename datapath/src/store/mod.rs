@@ -6,13 +6,17 @@
 
 mod connector;
 mod credentials;
+mod dial;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod location;
 mod payload;
+mod proxies;
 mod region;
 pub mod s3;
 mod throttle;
+mod tls;
+mod trouble;
 
 use std::sync::{
     Arc,
@@ -26,6 +30,7 @@ use tokio_util::task::TaskTracker;
 pub use credentials::SharedCredentials;
 pub use payload::Payload;
 pub use throttle::{Permit, Throttle};
+pub use tls::{Authorities, InvalidCaFile};
 
 /// Why the store did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use ringback_datapath::store::{
-    ObjectStore, PutNew, SharedCredentials, StoreError,
+    Authorities, ObjectStore, PutNew, SharedCredentials, StoreError,
     location::{Credentials, Endpoint, RepositoryPath, Secret, StoreConfig},
     s3::S3Store,
 };
@@ -60,6 +60,7 @@ impl Server {
             endpoint: Endpoint::parse(&self.url).expect("a URL"),
             region: Some("us-east-1".to_owned()),
             verify_tls: true,
+            authorities: Authorities::default(),
             http_proxy: None,
             https_proxy: None,
             credentials: credentials.clone(),

@@ -19,7 +19,7 @@ use ringback_datapath::{
     settings::Settings,
     stop::Stop,
     store::{
-        SharedCredentials,
+        Authorities, SharedCredentials,
         location::{Credentials, Endpoint as Url, RepositoryPath, Secret, StoreConfig},
         s3::S3Store,
     },
@@ -57,6 +57,7 @@ impl Bed {
             endpoint: Url::parse(&self.endpoint.url()).expect("a URL"),
             region: Some("us-east-1".to_owned()),
             verify_tls: true,
+            authorities: Authorities::default(),
             http_proxy: None,
             https_proxy: None,
             credentials: Credentials::Static {

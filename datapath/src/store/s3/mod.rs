@@ -69,18 +69,17 @@ impl S3Store {
         patience: Duration,
         transfers_max: usize,
     ) -> Self {
-        let connector = connector::connector(config);
+        let connector = connector::to_store(config);
         let throttle = Throttle::new(transfers_max);
         let region = match &config.region {
             Some(region) => region.clone(),
             None => region::find(&path, config, &connector).await,
         };
-        let http_client = connector::http_client(connector);
         let mut builder = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
-            .http_client(http_client.clone())
+            .http_client(connector::http_client(connector))
             .region(Region::new(region.clone()))
-            .credentials_provider(credentials.provider(&http_client, &region).await)
+            .credentials_provider(credentials.provider(config, &region).await)
             .identity_cache(IdentityCache::no_cache())
             .force_path_style(config.endpoint.is_some())
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
