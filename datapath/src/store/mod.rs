@@ -48,7 +48,7 @@ pub enum StoreError {
         object: String,
     },
     /// There is no such bucket.
-    #[error("there is no bucket {bucket:?} at {endpoint}")]
+    #[error("there is no bucket {bucket:?} at {endpoint}; make it, or correct the path")]
     NoBucket {
         /// Its name.
         bucket: String,
@@ -56,7 +56,9 @@ pub enum StoreError {
         endpoint: String,
     },
     /// The credentials do not allow it.
-    #[error("{endpoint} denies access to {object} ({code})")]
+    #[error(
+        "{endpoint} denies access to {object} ({code}); check the credentials and their rights"
+    )]
     Denied {
         /// The key.
         object: String,
