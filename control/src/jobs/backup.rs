@@ -383,8 +383,11 @@ impl BackupJob {
         if let Some(there) = log.find(path.name()) {
             return self.judge(&there.commit).map(Prepared::Complete);
         }
-        let alone = of_volume.enter(self.destination()).await;
-        let turn = turns.backup().await;
+        let turn = async {
+            let alone = of_volume.enter(self.destination()).await;
+            (alone, turns.backup().await)
+        };
+        let (alone, turn) = self.watched.wait_for_turn(turn).await;
         // That may have taken hours; the newer the parent, the less there is to do.
         log.catch_up().await?;
         if let Some(there) = log.find(path.name()) {
