@@ -17,7 +17,7 @@ use crate::{
         FormatError,
         name::{CHECKPOINT, LOG, ObjectKind, Slot, random},
     },
-    repository::Repository,
+    repository::{Repository, is_worth_another_try},
     store::{PutNew, StoreError},
 };
 
@@ -166,14 +166,14 @@ impl Log {
     }
 
     /// Reads what others appended since.
-    async fn catch_up(&mut self) -> Result<(), Error> {
+    pub async fn catch_up(&mut self) -> Result<(), Error> {
         self.check_no_checkpoints().await?;
         let after = self.head.object();
-        let names = self.repository.store().list(LOG, Some(&after)).await?;
+        let listed = self.repository.store().list(LOG, Some(&after)).await?;
         let mut next = self.head.0 + 1;
         let mut slots = Vec::new();
-        for name in names {
-            let Some(slot) = name.strip_prefix(LOG).and_then(Slot::parse) else {
+        for entry in listed {
+            let Some(slot) = entry.name.strip_prefix(LOG).and_then(Slot::parse) else {
                 continue;
             };
             if slot.0 != next {
@@ -195,9 +195,21 @@ impl Log {
             })
             .buffered(FETCHES);
         while let Some((slot, bytes)) = fetched.try_next().await? {
-            self.push(slot, bytes)?;
+            self.take_up(slot, bytes).await?;
         }
         Ok(())
+    }
+
+    /// Takes up the entry behind the head, as it came in or as it comes in again.
+    async fn take_up(&mut self, slot: Slot, mut bytes: Bytes) -> Result<(), Error> {
+        for tries in 1.. {
+            let pushed = self.push(slot, bytes);
+            if !is_worth_another_try(&pushed, tries) {
+                return pushed;
+            }
+            bytes = self.repository.store().get(&slot.object()).await?;
+        }
+        unreachable!("the last try's outcome is returned")
     }
 
     /// Takes up the entry behind the head.
@@ -229,14 +241,14 @@ impl Log {
 
     /// This version writes none, and cannot tell what a truncated log still holds.
     async fn check_no_checkpoints(&self) -> Result<(), Error> {
-        let names = self.repository.store().list(CHECKPOINT, None).await?;
-        match names.last() {
+        let listed = self.repository.store().list(CHECKPOINT, None).await?;
+        match listed.last() {
             None => Ok(()),
-            Some(name) => Err(self.repository.refuse(
-                name,
+            Some(last) => Err(self.repository.refuse(
+                &last.name,
                 FormatError::Newer {
                     what: "a checkpoint; checkpoints in this repository:",
-                    found: names.len() as u64,
+                    found: listed.len() as u64,
                 },
             )),
         }
@@ -261,6 +273,28 @@ mod tests {
 
     use super::*;
     use crate::{chunk::ChunkSize, store::fake::FakeStore};
+
+    #[tokio::test]
+    async fn an_entry_that_comes_in_damaged_is_fetched_again() {
+        let store = Arc::new(FakeStore::new());
+        let size = ChunkSize::new(64 << 10).expect("valid");
+        let repository = Repository::open_or_create(Arc::clone(&store) as _, size)
+            .await
+            .expect("made");
+        let mut log = Log::replay(&repository).await.expect("replay");
+        for name in ["one", "two"] {
+            let commit = Commit {
+                id: Bytes::copy_from_slice(&random::<16>()),
+                name: name.into(),
+                ..Commit::default()
+            };
+            log.append(commit).await.expect("appended");
+        }
+        // The first two of these are both entries' first fetches.
+        store.whole_flips.store(4, Ordering::Relaxed);
+        let replayed = Log::replay(&repository).await.expect("replay");
+        assert_eq!(replayed.commits().len(), 2);
+    }
 
     #[tokio::test]
     async fn a_slot_that_somebody_else_was_about_to_take_is_tried_again_after_a_while() {

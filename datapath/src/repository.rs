@@ -22,6 +22,10 @@ use crate::{
     store::{ObjectStore, PutNew, StoreError},
 };
 
+/// What does not match its check or id is fetched so often before it is called damaged: bits flip
+/// on the way, too.
+pub(crate) const FETCH_TRIES: usize = 5;
+
 /// An opened repository.
 #[derive(Clone)]
 pub struct Repository {
@@ -33,13 +37,19 @@ pub struct Repository {
 impl Repository {
     /// Opens the repository in `store`.
     pub async fn open(store: Arc<dyn ObjectStore>) -> Result<Self, Error> {
-        match store.get(REPOSITORY).await {
-            Ok(bytes) => Self::read(store, bytes),
-            Err(StoreError::NotFound { .. }) => Err(Error::NoRepository {
-                repository: store.describe(),
-            }),
-            Err(error) => Err(error.into()),
+        for tries in 1.. {
+            let read = match store.get(REPOSITORY).await {
+                Ok(bytes) => Self::read(Arc::clone(&store), bytes),
+                Err(StoreError::NotFound { .. }) => Err(Error::NoRepository {
+                    repository: store.describe(),
+                }),
+                Err(error) => Err(error.into()),
+            };
+            if !is_worth_another_try(&read, tries) {
+                return read;
+            }
         }
+        unreachable!("the last try's outcome is returned")
     }
 
     /// Opens the repository in `store`, or makes one with chunks of `chunk_size`.
@@ -137,11 +147,17 @@ impl Repository {
         object: &str,
         why: &str,
     ) -> Result<M, Error> {
-        match self.store.get(object).await {
-            Ok(bytes) => self.decode(kind, object, bytes),
-            Err(StoreError::NotFound { .. }) => Err(self.missing(object, why)),
-            Err(error) => Err(error.into()),
+        for tries in 1.. {
+            let read = match self.store.get(object).await {
+                Ok(bytes) => self.decode(kind, object, bytes),
+                Err(StoreError::NotFound { .. }) => Err(self.missing(object, why)),
+                Err(error) => Err(error.into()),
+            };
+            if !is_worth_another_try(&read, tries) {
+                return read;
+            }
         }
+        unreachable!("the last try's outcome is returned")
     }
 
     /// Bytes `start..end` of an object that must be there.
@@ -180,6 +196,17 @@ impl Repository {
     }
 }
 
+/// Whether an object that came in as something else may come in right the next time.
+pub(crate) fn is_worth_another_try<T>(read: &Result<T, Error>, tries: usize) -> bool {
+    match read {
+        Err(error @ Error::Object { .. }) if tries < FETCH_TRIES => {
+            tracing::warn!(%error, "fetching it again");
+            true
+        }
+        _ => false,
+    }
+}
+
 /// Refuses a store that takes an object twice: it does not know conditional writes, and two writers
 /// could lose each other's backups there.
 ///
@@ -190,14 +217,18 @@ async fn probe(store: &Arc<dyn ObjectStore>, id: RepositoryId) -> Result<(), Err
     let segment = IndexSegment::default();
     let bytes = object::encode(ObjectKind::IndexSegment, id, &object, &segment);
     store.put_new(&object, bytes.clone()).await?;
-    match store.put_new(&object, bytes).await? {
-        PutNew::Exists => Ok(()),
-        PutNew::Created => Err(Error::UnsuitableStore {
-            store: store.describe(),
-            reason: "it overwrites objects in spite of If-None-Match, so backups made at the same \
-                     time could be lost",
-        }),
+    // An attempt that was cut off and is still at work makes the store answer "exists" too soon;
+    // nothing makes it answer "created" twice but overwriting.
+    for _ in 0..2 {
+        if store.put_new(&object, bytes.clone()).await? == PutNew::Exists {
+            return Ok(());
+        }
     }
+    Err(Error::UnsuitableStore {
+        store: store.describe(),
+        reason: "it overwrites objects in spite of If-None-Match, so backups made at the same \
+                 time could be lost",
+    })
 }
 
 /// Milliseconds since 1970 UTC by this host's clock. For people only: nothing is decided by it.
@@ -211,8 +242,25 @@ pub fn now_ms() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use super::*;
     use crate::store::fake::FakeStore;
+
+    #[tokio::test]
+    async fn an_object_that_comes_in_damaged_is_fetched_again_before_it_is_called_so() {
+        let store = Arc::new(FakeStore::new());
+        let size = ChunkSize::new(64 << 10).expect("valid");
+        Repository::open_or_create(Arc::clone(&store) as _, size)
+            .await
+            .expect("made");
+        let tries = u32::try_from(FETCH_TRIES).expect("few");
+        for (flips, is_read) in [(tries - 1, true), (tries, false)] {
+            store.whole_flips.store(flips, Ordering::Relaxed);
+            let opened = Repository::open(Arc::clone(&store) as _).await;
+            assert_eq!(opened.is_ok(), is_read, "{flips}");
+        }
+    }
 
     #[tokio::test]
     async fn a_store_that_overwrites_is_refused_the_second_time_too() {

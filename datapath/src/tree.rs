@@ -20,7 +20,7 @@ use crate::{
     },
     packer::PackWriter,
     ranges::{Range, coalesce},
-    repository::Repository,
+    repository::{FETCH_TRIES, Repository},
     tasks::joined,
 };
 
@@ -30,8 +30,6 @@ const GAP_BYTES_MAX: u64 = 64 << 10;
 const RANGE_BYTES_MAX: u64 = 4 << 20;
 /// Requests under way at once.
 const FETCHES: usize = 4;
-/// A node that does not match its id is fetched so often: bits flip on the way, too.
-const TRIES: usize = 3;
 
 /// Builds a tree from chunks in the volume's order.
 pub struct TreeWriter {
@@ -364,7 +362,7 @@ async fn fetch_range<T>(repository: &Repository, range: &Range<T>) -> Result<Byt
 /// Holds a node against its id; fetches it again before it is called damaged.
 async fn checked(repository: &Repository, node: &NodeRef, bytes: Bytes) -> Result<Bytes, Error> {
     let mut bytes = bytes;
-    for _ in 1..TRIES {
+    for _ in 1..FETCH_TRIES {
         if node_id(&bytes) == node.id {
             return Ok(bytes);
         }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::faults::Fault;
+
 /// A snapshot of what the endpoint has seen since it started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -16,6 +18,10 @@ pub struct Counters {
     pub bytes_received: u64,
     /// Bytes of reply bodies, XML included.
     pub bytes_sent: u64,
+    /// Faults that were injected, by kind; those that never were are absent.
+    pub faults: BTreeMap<Fault, u64>,
+    /// Connections that an outage has cut.
+    pub cut_connections: u64,
 }
 
 /// The requests of one operation.
@@ -45,6 +51,12 @@ impl Counters {
             .get(operation)
             .map_or(0, |counters| counters.active_max)
     }
+
+    /// How often this fault was injected.
+    #[must_use]
+    pub fn faults(&self, fault: Fault) -> u64 {
+        self.faults.get(&fault).copied().unwrap_or(0)
+    }
 }
 
 /// Where the gate writes down what passes.
@@ -54,6 +66,8 @@ pub(crate) struct Ledger {
     refused: AtomicU64,
     bytes_received: AtomicU64,
     bytes_sent: AtomicU64,
+    faults: Mutex<BTreeMap<Fault, u64>>,
+    cut_connections: AtomicU64,
 }
 
 impl Ledger {
@@ -63,6 +77,8 @@ impl Ledger {
             refused: self.refused.load(Ordering::Relaxed),
             bytes_received: self.bytes_received.load(Ordering::Relaxed),
             bytes_sent: self.bytes_sent.load(Ordering::Relaxed),
+            faults: locked(&self.faults).clone(),
+            cut_connections: self.cut_connections.load(Ordering::Relaxed),
         }
     }
 
@@ -94,11 +110,21 @@ impl Ledger {
             .fetch_add(byte_len as u64, Ordering::Relaxed);
     }
 
-    fn operations(&self) -> MutexGuard<'_, BTreeMap<String, OperationCounters>> {
-        self.operations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn injected(&self, fault: Fault) {
+        *locked(&self.faults).entry(fault).or_default() += 1;
     }
+
+    pub(crate) fn cut(&self) {
+        self.cut_connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn operations(&self) -> MutexGuard<'_, BTreeMap<String, OperationCounters>> {
+        locked(&self.operations)
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

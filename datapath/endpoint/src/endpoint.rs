@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::counters::Counters;
+use crate::faults::{FaultPlan, Outage};
 use crate::folder::Folder;
 use crate::gate::{Gate, HeldReplies, Turnstile};
 use crate::s3::Operations;
@@ -180,6 +181,19 @@ impl Endpoint {
     /// Lets requests in and applies them, but withholds their replies until the guard is dropped.
     pub fn hold_replies(&self) -> HeldReplies {
         self.gate.hold_replies()
+    }
+
+    /// From the next request on, some meet the faults of this plan; `None`: none does. Which ones
+    /// is counted from now on, so that the same plan, set again, draws the same.
+    ///
+    /// How often each really happened is in the [`counters`](Self::counters).
+    pub fn set_faults(&self, plan: Option<FaultPlan>) {
+        self.gate.set_faults(plan);
+    }
+
+    /// The store is gone, for all connections, until this is called with `None`.
+    pub fn set_outage(&self, outage: Option<Outage>) {
+        self.gate.set_outage(outage);
     }
 
     /// Stops requests at an exact moment, until the guard is dropped.

@@ -1,7 +1,7 @@
 //! The layer around the S3 service through which every request and every reply passes.
 //!
-//! It counts, and it can withhold replies. It knows HTTP requests and operation names, not objects:
-//! what it does to a request it can do to any, which makes it the place for injected faults.
+//! It counts, it can withhold replies, and it carries out the faults that are drawn. It knows HTTP
+//! requests and operation names, not objects: what it does to a request it can do to any.
 
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use http::header::CONTENT_LENGTH;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use s3s::access::{S3Access, S3AccessContext};
@@ -17,7 +18,9 @@ use s3s::{Body, HttpError, HttpRequest, S3Result, StdError, s3_error};
 use tokio::sync::watch;
 
 use crate::counters::Ledger;
+use crate::faults::{Drawn, Fault, FaultPlan, Lots, Outage};
 use crate::stops::{Moment, Stops};
+use crate::tamper::{Tampered, Tampering, drain};
 
 /// While it lives, requests are received and applied but their replies are withheld. Dropped, all
 /// of them go out.
@@ -41,8 +44,13 @@ pub(crate) struct Gate {
     service: S3Service,
     ledger: Arc<Ledger>,
     holders: watch::Sender<usize>,
+    lots: Arc<Lots>,
+    outage: watch::Sender<Option<Outage>>,
     stops: Stops,
 }
+
+/// A reply as the connection sends it.
+type Reply = http::Response<Metered<Tampered<Body>>>;
 
 impl Gate {
     /// `service` must have been built with [`Turnstile`] as its access check.
@@ -51,6 +59,8 @@ impl Gate {
             service,
             ledger: Arc::default(),
             holders: watch::Sender::new(0),
+            lots: Arc::default(),
+            outage: watch::Sender::new(None),
             stops: Stops::default(),
         }
     }
@@ -70,24 +80,38 @@ impl Gate {
         }
     }
 
-    async fn pass(
-        self,
-        request: http::Request<Incoming>,
-    ) -> Result<http::Response<Metered<Body>>, HttpError> {
+    pub(crate) fn set_faults(&self, plan: Option<FaultPlan>) {
+        self.lots.set(plan);
+    }
+
+    pub(crate) fn set_outage(&self, outage: Option<Outage>) {
+        self.outage.send_replace(outage);
+    }
+
+    /// Waits until there is an outage.
+    pub(crate) async fn wait_for_outage(&self) {
+        // An error means that the sender is gone, and `self.outage` is one.
+        let _ = self.outage.subscribe().wait_for(Option::is_some).await;
+    }
+
+    /// Waits until a silence, if there is one, is lifted.
+    pub(crate) async fn wait_through_silence(&self) {
+        let is_over = |outage: &Option<Outage>| *outage != Some(Outage::Silence);
+        // As above.
+        let _ = self.outage.subscribe().wait_for(is_over).await;
+    }
+
+    async fn pass(self, request: http::Request<Incoming>) -> Result<Reply, HttpError> {
         let passage = Arc::new(Passage {
             ledger: Arc::clone(&self.ledger),
             operation: OnceLock::new(),
             path: request.uri().path().to_owned(),
             stops: self.stops.clone(),
         });
-        let mut request = received(request, &passage);
-        request.extensions_mut().insert(Arc::clone(&passage));
-
-        let reply = self.service.call(request).await?;
-
-        if passage.operation.get().is_none() {
-            self.ledger.refuse();
-        }
+        let reply = match self.lots.draw(&request) {
+            None => self.serve(request, &passage, Tampering::None).await?,
+            Some(drawn) => self.trouble(request, &passage, drawn).await?,
+        };
         if reply.status().is_success() {
             passage.is_stopped(Moment::Applied).await;
         }
@@ -97,6 +121,89 @@ impl Gate {
             passage,
             direction: Ledger::send,
         }))
+    }
+
+    async fn serve(
+        &self,
+        request: http::Request<Incoming>,
+        passage: &Arc<Passage>,
+        tampering: Tampering,
+    ) -> Result<http::Response<Tampered<Body>>, HttpError> {
+        let mut request = received(request, passage, tampering);
+        request.extensions_mut().insert(Arc::clone(passage));
+        let reply = self.service.call(request).await?;
+        if passage.operation.get().is_none() {
+            self.ledger.refuse();
+        }
+        Ok(reply.map(|body| Tampered::new(body, Tampering::None)))
+    }
+
+    /// Carries a fault out. It counts when it really happened: a body of no bytes, say, cannot
+    /// be cut.
+    async fn trouble(
+        &self,
+        request: http::Request<Incoming>,
+        passage: &Arc<Passage>,
+        drawn: Drawn,
+    ) -> Result<http::Response<Tampered<Body>>, HttpError> {
+        let Drawn { fault, random, .. } = drawn;
+        tracing::debug!(%fault, method = %request.method(), uri = %request.uri(), "on purpose");
+        let tampering = match fault {
+            Fault::FlippedUpload => flip(content_length(request.headers()), random),
+            Fault::CutUpload => end(content_length(request.headers()), random),
+            _ => Tampering::None,
+        };
+        match fault {
+            Fault::FlippedUpload | Fault::CutUpload if tampering == Tampering::None => {
+                return self.serve(request, passage, tampering).await;
+            }
+            Fault::FlippedDownload | Fault::CutDownload | Fault::ShortDownload => {
+                let reply = self.serve(request, passage, tampering).await?;
+                return Ok(self.spoil(reply, fault, random));
+            }
+            _ => self.ledger.injected(fault),
+        }
+        match fault {
+            Fault::ResetBefore => Err(reset()),
+            Fault::ResetAfter => {
+                self.serve(request, passage, tampering).await?;
+                Err(reset())
+            }
+            Fault::Delay => {
+                let reply = self.serve(request, passage, tampering).await;
+                tokio::time::sleep(drawn.delay).await;
+                reply
+            }
+            Fault::InternalError => refuse(request, 500, "InternalError").await,
+            Fault::SlowDown => refuse(request, 503, "SlowDown").await,
+            Fault::AccessDenied => refuse(request, 403, "AccessDenied").await,
+            Fault::ErrorInCompletion => refuse(request, 200, "InternalError").await,
+            _ => self.serve(request, passage, tampering).await,
+        }
+    }
+
+    /// Does something to the bytes of an object on their way out.
+    fn spoil(
+        &self,
+        mut reply: http::Response<Tampered<Body>>,
+        fault: Fault,
+        random: u64,
+    ) -> http::Response<Tampered<Body>> {
+        let len = content_length(reply.headers());
+        let tampering = match (fault, end(len, random)) {
+            _ if !reply.status().is_success() => Tampering::None,
+            (Fault::FlippedDownload, _) => flip(len, random),
+            (Fault::CutDownload, Tampering::End { at }) => Tampering::Break { at },
+            (_, tampering) => tampering,
+        };
+        if tampering == Tampering::None {
+            return reply;
+        }
+        self.ledger.injected(fault);
+        if let Tampering::End { at } = tampering {
+            reply.headers_mut().insert(CONTENT_LENGTH, at.into());
+        }
+        reply.map(|body| body.tamper(tampering))
     }
 
     async fn wait_until_replies_may_go(&self) {
@@ -110,7 +217,7 @@ impl Gate {
 }
 
 impl hyper::service::Service<http::Request<Incoming>> for Gate {
-    type Response = http::Response<Metered<Body>>;
+    type Response = http::Response<Metered<Tampered<Body>>>;
     type Error = HttpError;
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
@@ -119,14 +226,66 @@ impl hyper::service::Service<http::Request<Incoming>> for Gate {
     }
 }
 
-fn received(request: http::Request<Incoming>, passage: &Arc<Passage>) -> HttpRequest {
+fn received(
+    request: http::Request<Incoming>,
+    passage: &Arc<Passage>,
+    tampering: Tampering,
+) -> HttpRequest {
     request.map(|body| {
         Body::http_body(Metered {
-            body,
+            body: Tampered::new(body, tampering),
             passage: Arc::clone(passage),
             direction: Ledger::receive,
         })
     })
+}
+
+/// What makes the server drop the connection; it resets it then.
+fn reset() -> HttpError {
+    HttpError::new("reset on purpose".into())
+}
+
+/// An answer in S3's words, without asking the service.
+async fn refuse(
+    request: http::Request<Incoming>,
+    status: u16,
+    code: &str,
+) -> Result<http::Response<Tampered<Body>>, HttpError> {
+    drain(request.into_body()).await;
+    let xml = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code>\
+         <Message>Injected on purpose</Message></Error>"
+    );
+    let mut reply = http::Response::new(Tampered::new(Body::from(xml), Tampering::None));
+    *reply.status_mut() = http::StatusCode::from_u16(status).expect("a status");
+    Ok(reply)
+}
+
+fn content_length(headers: &http::HeaderMap) -> u64 {
+    let header = headers.get(CONTENT_LENGTH);
+    let len = header.and_then(|value| value.to_str().ok()?.parse().ok());
+    len.unwrap_or(0)
+}
+
+/// One bit of a body of `len` bytes.
+fn flip(len: u64, random: u64) -> Tampering {
+    match len {
+        0 => Tampering::None,
+        _ => Tampering::Flip {
+            at: (random >> 3) % len,
+            bit: u32::try_from(random % 8).expect("below 8"),
+        },
+    }
+}
+
+/// An end before that of a body of `len` bytes, of which one at least arrives.
+fn end(len: u64, random: u64) -> Tampering {
+    match len {
+        0 | 1 => Tampering::None,
+        _ => Tampering::End {
+            at: 1 + random % (len - 1),
+        },
+    }
 }
 
 /// One request on its way through. It is under way until the last holder, the reply's body, is

@@ -14,7 +14,8 @@
 //! - [`Endpoint`], [`Options`]: start, address, credentials, stop (`endpoint.rs`), connections
 //!   (`server.rs`)
 //! - the layer around the service, where every request passes: counting and withheld replies
-//!   (`gate.rs`, `counters.rs`), requests stopped at an exact moment (`stops.rs`)
+//!   (`gate.rs`, `counters.rs`); faults on purpose: which ones is drawn in `faults.rs`, what
+//!   happens to bodies is in `tamper.rs`; requests stopped at an exact moment (`stops.rs`)
 //! - the operations: `s3.rs` is the table, `objects.rs`, `multipart.rs`, `listing.rs` do the work
 //! - the state, and its one lock: `store.rs`; bytes of objects: `content.rs`; objects as files:
 //!   `folder.rs`
@@ -25,6 +26,7 @@ mod checksums;
 mod content;
 mod counters;
 mod endpoint;
+mod faults;
 mod folder;
 mod gate;
 mod listing;
@@ -35,8 +37,10 @@ mod s3;
 mod server;
 mod stops;
 mod store;
+mod tamper;
 
 pub use counters::{Counters, OperationCounters};
 pub use endpoint::{Backing, Endpoint, Error, Options};
+pub use faults::{Fault, FaultPlan, Outage};
 pub use gate::HeldReplies;
 pub use stops::{Moment, Stop, Stopped};

@@ -34,12 +34,31 @@ async fn serve_connection(stream: TcpStream, gate: Gate) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "could not set TCP_NODELAY");
     }
-    let served = hyper::server::conn::http1::Builder::new()
+    let mut connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .serve_connection(TokioIo::new(stream), gate)
-        .await;
-    if let Err(error) = served {
-        // Clients hang up in the middle of requests; tests make a point of it.
-        tracing::debug!(%error, "connection ended early");
+        .serve_connection(TokioIo::new(stream), gate.clone());
+    let served = tokio::select! {
+        biased;
+        () = gate.wait_for_outage() => None,
+        served = &mut connection => Some(served),
+    };
+    match served {
+        Some(Ok(())) => return,
+        Some(Err(error)) => {
+            // Clients hang up in the middle of requests; tests make a point of it.
+            tracing::debug!(%error, "connection ended early");
+            if !error.is_user() {
+                return;
+            }
+        }
+        None => {
+            gate.wait_through_silence().await;
+            gate.ledger().cut();
+        }
+    }
+    // Without lingering, the end is a reset.
+    let stream = connection.into_parts().io.into_inner();
+    if let Err(error) = stream.set_zero_linger() {
+        tracing::debug!(%error, "could not reset a connection");
     }
 }

@@ -9,14 +9,18 @@ use std::{
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_credential_types::{
     Credentials as AwsCredentials,
-    provider::{self, ProvideCredentials, SharedCredentialsProvider, future},
+    provider::{
+        self, ProvideCredentials, SharedCredentialsProvider, error::CredentialsError, future,
+    },
 };
 use aws_sdk_s3::config::BehaviorVersion;
-use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_types::region::Region;
 use tokio::sync::Mutex;
 
-use super::location::Credentials;
+use super::{
+    connector,
+    location::{Credentials, StoreConfig},
+};
 
 /// Credentials are renewed so long before they expire: longer than a request takes.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(5 * 60);
@@ -46,7 +50,7 @@ impl SharedCredentials {
 
     pub(super) async fn provider(
         &self,
-        http_client: &SharedHttpClient,
+        config: &StoreConfig,
         region: &str,
     ) -> SharedCredentialsProvider {
         match self.current() {
@@ -54,7 +58,7 @@ impl SharedCredentials {
             Credentials::Chain => {
                 let provider_config = aws_config::provider_config::ProviderConfig::without_region()
                     .with_behavior_version(Some(BehaviorVersion::latest()))
-                    .with_http_client(http_client.clone())
+                    .with_http_client(connector::http_client(connector::to_credentials(config)))
                     .with_region(Some(Region::new(region.to_owned())));
                 let chain = DefaultCredentialsChain::builder()
                     .region(Region::new(region.to_owned()))
@@ -93,7 +97,7 @@ impl ProvideCredentials for SharedCredentials {
                 None,
                 "ringback-request",
             )),
-            Credentials::Chain => Err(provider::error::CredentialsError::not_loaded(
+            Credentials::Chain => Err(CredentialsError::not_loaded(
                 "the request now asks for the default chain; it takes effect with the next job",
             )),
         })
@@ -118,9 +122,16 @@ impl CachedChain {
         {
             return Ok(credentials.clone());
         }
-        let credentials = self.chain.provide_credentials().await?;
-        *current = Some(credentials.clone());
-        Ok(credentials)
+        let found = self.chain.provide_credentials().await;
+        match (found, &*current) {
+            (Ok(credentials), _) => Ok(current.insert(credentials).clone()),
+            (Err(_), Some(last)) if last.expiry().is_none_or(|at| at > SystemTime::now()) => {
+                Ok(last.clone())
+            }
+            // There were some, so there will be some again: the provider has a bad moment.
+            (Err(error), Some(_)) => Err(CredentialsError::provider_error(error)),
+            (Err(error), None) => Err(error),
+        }
     }
 }
 

@@ -10,8 +10,9 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use tokio_util::task::TaskTracker;
 
-use super::{Download, Meter, ObjectStore, Payload, PutNew, StoreError, Throttle, Upload};
+use super::{Download, Listed, Meter, ObjectStore, Payload, PutNew, StoreError, Throttle, Upload};
 
 /// See the module.
 #[derive(Default)]
@@ -19,12 +20,15 @@ pub(crate) struct FakeStore {
     objects: Arc<Mutex<BTreeMap<String, Bytes>>>,
     meter: Meter,
     throttle: Option<Arc<Throttle>>,
+    background: TaskTracker,
     /// Conditional PUTs replace what is there.
     pub(crate) overwrites: bool,
     /// So many conditional PUTs are answered as if another were under way (status 409).
     pub(crate) conflicts: AtomicU32,
     /// In so many ranged GETs of data packs the first byte comes in wrong.
     pub(crate) flips: AtomicU32,
+    /// In so many whole GETs the last byte comes in wrong.
+    pub(crate) whole_flips: AtomicU32,
     /// Whole and ranged GETs.
     pub(crate) gets: AtomicU32,
 }
@@ -39,14 +43,24 @@ fn one_of(counter: &AtomicU32) -> bool {
 
 impl FakeStore {
     pub(crate) fn new() -> Self {
-        Self {
+        let store = Self {
             throttle: Some(Throttle::new(4)),
             ..Self::default()
-        }
+        };
+        store.background.close();
+        store
     }
 
     pub(crate) fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, object: &str) -> Result<Bytes, StoreError> {
+        self.gets.fetch_add(1, Ordering::Relaxed);
+        let found = self.objects().get(object).cloned();
+        found.ok_or_else(|| StoreError::NotFound {
+            object: object.to_owned(),
+        })
     }
 
     /// Removes all objects whose names begin so; how many.
@@ -105,11 +119,11 @@ impl Upload for Parts {
 #[async_trait]
 impl ObjectStore for FakeStore {
     async fn get(&self, object: &str) -> Result<Bytes, StoreError> {
-        self.gets.fetch_add(1, Ordering::Relaxed);
-        let found = self.objects().get(object).cloned();
-        found.ok_or_else(|| StoreError::NotFound {
-            object: object.to_owned(),
-        })
+        let mut whole = self.find(object)?.to_vec();
+        if one_of(&self.whole_flips) {
+            *whole.last_mut().expect("no object is empty") ^= 1;
+        }
+        Ok(whole.into())
     }
 
     async fn get_range(
@@ -118,7 +132,7 @@ impl ObjectStore for FakeStore {
         start: u64,
         end: u64,
     ) -> Result<Box<dyn Download>, StoreError> {
-        let whole = self.get(object).await?;
+        let whole = self.find(object)?;
         let range = usize::try_from(start).expect("small")..usize::try_from(end).expect("small");
         if range.end > whole.len() {
             return Err(StoreError::TooShort {
@@ -154,13 +168,25 @@ impl ObjectStore for FakeStore {
         }))
     }
 
-    async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<String>, StoreError> {
+    async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<Listed>, StoreError> {
         let objects = self.objects();
-        let names = objects.keys().filter(|name| name.starts_with(prefix));
-        Ok(names
-            .filter(|name| after.is_none_or(|after| name.as_str() > after))
-            .cloned()
+        let below = objects.iter().filter(|(name, _)| name.starts_with(prefix));
+        Ok(below
+            .filter(|(name, _)| after.is_none_or(|after| name.as_str() > after))
+            .map(|(name, bytes)| Listed {
+                name: name.clone(),
+                bytes: bytes.len() as u64,
+            })
             .collect())
+    }
+
+    async fn abandon_uploads(&self, _prefix: &str) -> Result<usize, StoreError> {
+        // An upload is held by whoever began it, and ends with it.
+        Ok(0)
+    }
+
+    fn background(&self) -> &TaskTracker {
+        &self.background
     }
 
     fn meter(&self) -> &Meter {

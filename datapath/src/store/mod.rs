@@ -6,13 +6,17 @@
 
 mod connector;
 mod credentials;
+mod dial;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod location;
 mod payload;
+mod proxies;
 mod region;
 pub mod s3;
 mod throttle;
+mod tls;
+mod trouble;
 
 use std::sync::{
     Arc,
@@ -21,10 +25,12 @@ use std::sync::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio_util::task::TaskTracker;
 
 pub use credentials::SharedCredentials;
 pub use payload::Payload;
 pub use throttle::{Permit, Throttle};
+pub use tls::{Authorities, InvalidCaFile};
 
 /// Why the store did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +48,7 @@ pub enum StoreError {
         object: String,
     },
     /// There is no such bucket.
-    #[error("there is no bucket {bucket:?} at {endpoint}")]
+    #[error("there is no bucket {bucket:?} at {endpoint}; make it, or correct the path")]
     NoBucket {
         /// Its name.
         bucket: String,
@@ -50,7 +56,9 @@ pub enum StoreError {
         endpoint: String,
     },
     /// The credentials do not allow it.
-    #[error("{endpoint} denies access to {object} ({code})")]
+    #[error(
+        "{endpoint} denies access to {object} ({code}); check the credentials and their rights"
+    )]
     Denied {
         /// The key.
         object: String,
@@ -59,8 +67,16 @@ pub enum StoreError {
         /// The store's error code.
         code: String,
     },
+    /// There is nothing to sign requests with.
+    #[error("no credentials for {endpoint}: {reason}")]
+    NoCredentials {
+        /// Where they are needed.
+        endpoint: String,
+        /// Where they were looked for.
+        reason: String,
+    },
     /// Nobody answers, or not in a way that can be used, for as long as we were willing to wait.
-    #[error("cannot reach {endpoint}: {reason}")]
+    #[error("no success with {endpoint}: {reason}")]
     Unreachable {
         /// Where.
         endpoint: String,
@@ -88,6 +104,15 @@ pub enum PutNew {
     Exists,
 }
 
+/// An object as a listing shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name in the repository.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
+}
+
 /// The bytes of a ranged GET as they come in.
 #[async_trait]
 pub trait Download: Send {
@@ -106,7 +131,7 @@ pub trait Upload: Send + Sync {
     /// Makes the object of its parts, `bytes` in all.
     async fn complete(&self, bytes: u64) -> Result<(), StoreError>;
 
-    /// Gives the upload up.
+    /// Gives the upload up; tries for less than a minute. What stays behind is logged.
     async fn abort(&self);
 }
 
@@ -133,8 +158,24 @@ pub trait ObjectStore: Send + Sync {
     /// Begins a multipart upload.
     async fn upload(&self, object: &str) -> Result<Arc<dyn Upload>, StoreError>;
 
-    /// Names below `prefix`, in order of their bytes, those up to `after` left out.
-    async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<String>, StoreError>;
+    /// What lies below `prefix`, in order of the names' bytes, those up to `after` left out.
+    async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<Listed>, StoreError>;
+
+    /// Gives up every multipart upload that is under way below `prefix`, whoever began it; how
+    /// many there were.
+    ///
+    /// A store may list fewer than there are: MinIO lists those of one exact name only.
+    async fn abandon_uploads(&self, prefix: &str) -> Result<usize, StoreError>;
+
+    /// What runs without anybody waiting for it, such as the abort of an upload: shared by all
+    /// clones of this store, and closed from the start, so that it can be waited for at any time.
+    fn background(&self) -> &TaskTracker;
+
+    /// Waits until nothing runs in the [background](Self::background) and no token of it is held.
+    /// An abort takes its time when the store does not answer, but less than a minute.
+    async fn settle(&self) {
+        self.background().wait().await;
+    }
 
     /// Payload bytes sent and received.
     fn meter(&self) -> &Meter;

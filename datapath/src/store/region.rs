@@ -40,12 +40,7 @@ async fn ask(
         || "https://s3.amazonaws.com".to_owned(),
         super::location::Endpoint::as_url,
     );
-    let mut request = HttpRequest::get(format!(
-        "{}/{}",
-        endpoint.trim_end_matches('/'),
-        path.bucket()
-    ))
-    .ok()?;
+    let mut request = HttpRequest::get(format!("{endpoint}/{}", path.bucket())).ok()?;
     request.set_method("HEAD").ok()?;
     let answer = connector.call(request).await.ok()?;
     answer

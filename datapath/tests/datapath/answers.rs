@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use ringback_datapath::store::{
-    ObjectStore, PutNew, SharedCredentials, StoreError,
+    Authorities, ObjectStore, PutNew, SharedCredentials, StoreError,
     location::{Credentials, Endpoint, RepositoryPath, Secret, StoreConfig},
     s3::S3Store,
 };
@@ -60,6 +60,7 @@ impl Server {
             endpoint: Endpoint::parse(&self.url).expect("a URL"),
             region: Some("us-east-1".to_owned()),
             verify_tls: true,
+            authorities: Authorities::default(),
             http_proxy: None,
             https_proxy: None,
             credentials: credentials.clone(),
@@ -142,6 +143,146 @@ async fn answers_that_stay_come_out_at_once() {
         assert_eq!(put.expect("an answer"), PutNew::Exists, "{taken}");
         assert_eq!(server.requests(), 1, "{taken}");
     }
+}
+
+/// A refusal as S3 words it.
+fn refusal(status: u16, code: &str) -> String {
+    let xml = format!("<Error><Code>{code}</Code><Message>as planned</Message></Error>");
+    let len = xml.len();
+    format!("HTTP/1.1 {status} odd\r\ncontent-length: {len}\r\nconnection: close\r\n\r\n{xml}")
+}
+
+#[tokio::test]
+async fn a_body_that_came_in_damaged_or_cut_is_sent_again() {
+    for code in ["BadDigest", "IncompleteBody", "RequestTimeout"] {
+        let server = Server::start(vec![refusal(400, code), refusal(400, code), status(200)]).await;
+        let store = server.store(PATIENCE).await;
+        let put = store
+            .put("object", Bytes::from_static(b"hello").into())
+            .await;
+        put.expect("the third");
+        assert_eq!(server.requests(), 3, "{code}");
+    }
+}
+
+/// A multipart upload up to its completion, which and what follows are answered so.
+async fn completed(answers: Vec<String>) -> (Result<(), StoreError>, usize) {
+    let created =
+        "<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>";
+    let part = "HTTP/1.1 200 OK\r\netag: \"1\"\r\n".to_owned() + NO_BODY;
+    let before = vec![body(created.len(), created), part];
+    let server = Server::start([before, answers].concat()).await;
+    let store = server.store(Duration::from_secs(2)).await;
+    let upload = store.upload("object").await.expect("created");
+    let sent = upload.part(1, Bytes::from_static(b"hello").into()).await;
+    sent.expect("sent");
+    (upload.complete(5).await, server.requests() - 2)
+}
+
+const MADE: &str = "<CompleteMultipartUploadResult></CompleteMultipartUploadResult>";
+
+#[tokio::test]
+async fn a_completion_that_fails_with_status_200_is_asked_for_again() {
+    let made = body(MADE.len(), MADE);
+    let (outcome, requests) = completed(vec![refusal(200, "InternalError"), made]).await;
+    outcome.expect("the second");
+    assert_eq!(requests, 2);
+    let (outcome, _) = completed(vec![refusal(200, "InternalError")]).await;
+    let error = outcome.expect_err("never").to_string();
+    assert!(
+        error.contains("status 200 InternalError as planned"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_completion_whose_answer_was_lost_is_found_by_the_object_unless_nobody_can_look() {
+    let lost = || refusal(404, "NoSuchUpload");
+    let head =
+        |len: u64| format!("HTTP/1.1 200 OK\r\ncontent-length: {len}\r\nconnection: close\r\n\r\n");
+    let (outcome, _) = completed(vec![lost(), status(503), head(5)]).await;
+    outcome.expect("it is there");
+    for other in [head(4), status(404)] {
+        let (outcome, _) = completed(vec![lost(), other]).await;
+        let error = outcome.expect_err("it is not there").to_string();
+        assert!(error.contains("NoSuchUpload"), "{error}");
+    }
+    let (outcome, _) = completed(vec![lost(), status(503)]).await;
+    let error = outcome.expect_err("nobody can look");
+    assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn when_the_patience_ends_the_error_names_the_last_failure_and_not_the_clock() {
+    let server = Server::start(vec![refusal(503, "SlowDown")]).await;
+    let store = server.store(Duration::from_secs(2)).await;
+    let error = store.get("object").await.expect_err("no store").to_string();
+    assert!(
+        error.contains("status 503 SlowDown as planned (tried "),
+        "{error}"
+    );
+
+    // Taken and given back: nobody listens there.
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let url = format!("http://{}", listener.local_addr().expect("address"));
+    drop(listener);
+    let nobody = Server {
+        url,
+        requests: Arc::default(),
+    };
+    let store = nobody.store(Duration::from_secs(2)).await;
+    let error = store.get("object").await.expect_err("no store").to_string();
+    assert!(error.contains("Connection refused"), "{error}");
+    assert!(!error.contains("dispatch failure"), "{error}");
+
+    let silent = Server::start(vec![SILENCE.to_owned()]).await;
+    let store = silent.store(Duration::from_secs(1)).await;
+    let error = store.get("object").await.expect_err("silence").to_string();
+    assert!(error.contains("no answer"), "{error}");
+}
+
+#[tokio::test]
+async fn an_expired_token_is_denied_at_once() {
+    let server = Server::start(vec![refusal(400, "ExpiredToken")]).await;
+    let got = server.store(PATIENCE).await.get("object").await;
+    let error = got.expect_err("expired");
+    assert!(matches!(error, StoreError::Denied { .. }), "{error}");
+    assert!(error.to_string().contains("ExpiredToken"), "{error}");
+    assert_eq!(server.requests(), 1);
+}
+
+/// 206, and bytes that are fewer than the range, of an object that has so many.
+fn part_of(object_bytes: u64, sent: &str) -> String {
+    let (len, last) = (sent.len(), sent.len() - 1);
+    format!(
+        "HTTP/1.1 206 Partial\r\ncontent-length: {len}\r\ncontent-range: bytes \
+         0-{last}/{object_bytes}\r\nconnection: close\r\n\r\n{sent}"
+    )
+}
+
+#[tokio::test]
+async fn an_answer_shorter_than_its_range_is_asked_for_again_before_an_object_is_called_short() {
+    let server = Server::start(vec![
+        part_of(9, "he"),
+        part_of(5, "he"),
+        part_of(9, "hello"),
+    ])
+    .await;
+    let store = server.store(PATIENCE).await;
+    let mut range = store.get_range("object", 0, 5).await.expect("asked");
+    assert_eq!(
+        range.next().await.expect("the third").expect("bytes"),
+        "hello"
+    );
+
+    let server = Server::start(vec![part_of(4, "hell")]).await;
+    let store = server.store(PATIENCE).await;
+    let error = async { store.get_range("object", 0, 5).await?.next().await }.await;
+    assert!(
+        matches!(error, Err(StoreError::TooShort { .. })),
+        "{error:?}"
+    );
+    assert_eq!(server.requests(), 3);
 }
 
 #[tokio::test]

@@ -17,8 +17,9 @@ use ringback_datapath::{
     repository::Repository,
     restore::{self, Backup},
     settings::Settings,
+    stop::Stop,
     store::{
-        SharedCredentials,
+        Authorities, SharedCredentials,
         location::{Credentials, Endpoint as Url, RepositoryPath, Secret, StoreConfig},
         s3::S3Store,
     },
@@ -56,6 +57,7 @@ impl Bed {
             endpoint: Url::parse(&self.endpoint.url()).expect("a URL"),
             region: Some("us-east-1".to_owned()),
             verify_tls: true,
+            authorities: Authorities::default(),
             http_proxy: None,
             https_proxy: None,
             credentials: Credentials::Static {
@@ -112,20 +114,33 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    async fn repository(&self) -> Result<Repository, Error> {
-        let store = S3Store::connect(
+    pub(crate) async fn store(&self) -> S3Store {
+        S3Store::connect(
             RepositoryPath::parse("bucket/repo").expect("a path"),
             &self.config,
             SharedCredentials::new(self.config.credentials.clone()),
             self.patience,
             self.settings.transfers_max,
         )
-        .await;
+        .await
+    }
+
+    async fn repository(&self) -> Result<Repository, Error> {
+        let store = self.store().await;
         let size = ChunkSize::new(self.settings.chunk_bytes).expect("valid");
         Repository::open_or_create(Arc::new(store), size).await
     }
 
     pub(crate) async fn backup(&self, volume: &Path, name: &str) -> Result<Committed, Error> {
+        self.stoppable_backup(volume, name, &Stop::default()).await
+    }
+
+    pub(crate) async fn stoppable_backup(
+        &self,
+        volume: &Path,
+        name: &str,
+        stop: &Stop,
+    ) -> Result<Committed, Error> {
         let repository = self.repository().await?;
         let mut log = Log::replay(&repository).await?;
         let subject = Subject {
@@ -143,6 +158,7 @@ impl Client {
             &subject,
             &self.settings,
             &progress,
+            stop,
         )
         .await
     }
@@ -154,7 +170,16 @@ impl Client {
         let file = File::create(target).expect("create");
         file.set_len(opened.volume_bytes()).expect("set_len");
         let progress = Arc::new(Progress::default());
-        restore::run(&repository, &opened, target, &self.settings, &progress).await
+        let stop = Stop::default();
+        restore::run(
+            &repository,
+            &opened,
+            target,
+            &self.settings,
+            &progress,
+            &stop,
+        )
+        .await
     }
 }
 
@@ -164,6 +189,7 @@ fn small_settings() -> Settings {
         chunk_bytes: 64 << 10,
         queue_depth: 8,
         buffer_bytes: 6 << 20,
+        packs_min: 1,
         ..Settings::default()
     };
     settings.data_packs.part_bytes = 5 << 20;

@@ -6,6 +6,7 @@ mod bed;
 mod buckets;
 mod conditions;
 mod digests;
+mod faults;
 mod lifecycle;
 mod listing;
 mod multipart;
