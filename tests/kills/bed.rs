@@ -34,7 +34,7 @@ pub(crate) const ZEROS: &str = "zeros";
 
 const DATA_BYTES: u64 = 64 * MIB;
 /// Packs and parts small enough for a few of each in a small volume.
-const DATAPATH: &str = "datapath: { part-mib: 5, pack-mib: 13 }\n";
+const DATAPATH: &str = "datapath: { part-mib: 5, pack-mib: 13, packs-min: 1 }\n";
 const POLL: Duration = Duration::from_millis(2);
 /// Parts of a group that are empty when nothing is under way.
 const PASSING: [&str; 3] = ["pending", "temporary", "trash"];
