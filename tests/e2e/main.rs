@@ -5,6 +5,7 @@ mod calm;
 mod client;
 mod command_line;
 mod damage;
+mod faults;
 mod harness;
 mod places;
 mod refusals;
