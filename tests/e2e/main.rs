@@ -7,6 +7,7 @@ mod client;
 mod command_line;
 mod concurrency;
 mod damage;
+mod faults;
 mod harness;
 mod networks;
 mod objects;
