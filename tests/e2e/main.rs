@@ -15,6 +15,7 @@ mod objects;
 mod places;
 mod refusals;
 mod restores;
+mod resume;
 mod running_backups;
 mod secrets;
 mod socket;
