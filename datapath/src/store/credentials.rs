@@ -6,7 +6,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use aws_config::default_provider::credentials::DefaultCredentialsChain;
+use aws_config::{
+    default_provider::credentials::DefaultCredentialsChain,
+    profile::ProfileFileCredentialsProvider, provider_config::ProviderConfig,
+};
 use aws_credential_types::{
     Credentials as AwsCredentials,
     provider::{self, ProvideCredentials, SharedCredentialsProvider, future},
@@ -49,22 +52,28 @@ impl SharedCredentials {
         http_client: &SharedHttpClient,
         region: &str,
     ) -> SharedCredentialsProvider {
+        let provider_config = || {
+            ProviderConfig::without_region()
+                .with_behavior_version(Some(BehaviorVersion::latest()))
+                .with_http_client(http_client.clone())
+                .with_region(Some(Region::new(region.to_owned())))
+        };
         match self.current() {
             Credentials::Static { .. } => SharedCredentialsProvider::new(self.clone()),
+            Credentials::Profile(name) => {
+                let profile = ProfileFileCredentialsProvider::builder()
+                    .profile_name(name)
+                    .configure(&provider_config())
+                    .build();
+                SharedCredentialsProvider::new(Cached::of(profile))
+            }
             Credentials::Chain => {
-                let provider_config = aws_config::provider_config::ProviderConfig::without_region()
-                    .with_behavior_version(Some(BehaviorVersion::latest()))
-                    .with_http_client(http_client.clone())
-                    .with_region(Some(Region::new(region.to_owned())));
                 let chain = DefaultCredentialsChain::builder()
                     .region(Region::new(region.to_owned()))
-                    .configure(provider_config)
+                    .configure(provider_config())
                     .build()
                     .await;
-                SharedCredentialsProvider::new(CachedChain {
-                    chain,
-                    current: Mutex::default(),
-                })
+                SharedCredentialsProvider::new(Cached::of(chain))
             }
         }
     }
@@ -93,23 +102,32 @@ impl ProvideCredentials for SharedCredentials {
                 None,
                 "ringback-request",
             )),
-            Credentials::Chain => Err(provider::error::CredentialsError::not_loaded(
-                "the request now asks for the default chain; it takes effect with the next job",
-            )),
+            Credentials::Chain | Credentials::Profile(_) => {
+                Err(provider::error::CredentialsError::not_loaded(
+                    "the request now asks for the default chain; it takes effect with the next job",
+                ))
+            }
         })
     }
 }
 
-/// The default chain, asked again only when what it gave is about to expire.
+/// A chain or a profile, asked again only when what it gave is about to expire.
 ///
 /// The SDK has a cache for this; as it is set up here, its first look-up never returns.
 #[derive(Debug)]
-struct CachedChain {
-    chain: DefaultCredentialsChain,
+struct Cached<P> {
+    source: P,
     current: Mutex<Option<AwsCredentials>>,
 }
 
-impl CachedChain {
+impl<P: ProvideCredentials> Cached<P> {
+    fn of(source: P) -> Self {
+        Self {
+            source,
+            current: Mutex::default(),
+        }
+    }
+
     async fn load(&self) -> provider::Result {
         let mut current = self.current.lock().await;
         let soon = SystemTime::now() + EXPIRY_MARGIN;
@@ -118,13 +136,13 @@ impl CachedChain {
         {
             return Ok(credentials.clone());
         }
-        let credentials = self.chain.provide_credentials().await?;
+        let credentials = self.source.provide_credentials().await?;
         *current = Some(credentials.clone());
         Ok(credentials)
     }
 }
 
-impl ProvideCredentials for CachedChain {
+impl<P: ProvideCredentials> ProvideCredentials for Cached<P> {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
     where
         Self: 'a,
