@@ -169,11 +169,11 @@ impl Log {
     async fn catch_up(&mut self) -> Result<(), Error> {
         self.check_no_checkpoints().await?;
         let after = self.head.object();
-        let names = self.repository.store().list(LOG, Some(&after)).await?;
+        let listed = self.repository.store().list(LOG, Some(&after)).await?;
         let mut next = self.head.0 + 1;
         let mut slots = Vec::new();
-        for name in names {
-            let Some(slot) = name.strip_prefix(LOG).and_then(Slot::parse) else {
+        for entry in listed {
+            let Some(slot) = entry.name.strip_prefix(LOG).and_then(Slot::parse) else {
                 continue;
             };
             if slot.0 != next {
@@ -229,14 +229,14 @@ impl Log {
 
     /// This version writes none, and cannot tell what a truncated log still holds.
     async fn check_no_checkpoints(&self) -> Result<(), Error> {
-        let names = self.repository.store().list(CHECKPOINT, None).await?;
-        match names.last() {
+        let listed = self.repository.store().list(CHECKPOINT, None).await?;
+        match listed.last() {
             None => Ok(()),
-            Some(name) => Err(self.repository.refuse(
-                name,
+            Some(last) => Err(self.repository.refuse(
+                &last.name,
                 FormatError::Newer {
                     what: "a checkpoint; checkpoints in this repository:",
-                    found: names.len() as u64,
+                    found: listed.len() as u64,
                 },
             )),
         }

@@ -10,8 +10,10 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
+use tokio_util::task::TaskTracker;
 
-use super::{Download, Meter, ObjectStore, Payload, PutNew, StoreError, Throttle, Upload};
+use super::{Download, Listed, Meter, ObjectStore, Payload, PutNew, StoreError, Throttle, Upload};
 
 /// See the module.
 #[derive(Default)]
@@ -19,6 +21,7 @@ pub(crate) struct FakeStore {
     objects: Arc<Mutex<BTreeMap<String, Bytes>>>,
     meter: Meter,
     throttle: Option<Arc<Throttle>>,
+    background: TaskTracker,
     /// Conditional PUTs replace what is there.
     pub(crate) overwrites: bool,
     /// So many conditional PUTs are answered as if another were under way (status 409).
@@ -158,13 +161,30 @@ impl ObjectStore for FakeStore {
         }))
     }
 
-    async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<String>, StoreError> {
+    async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<Listed>, StoreError> {
         let objects = self.objects();
-        let names = objects.keys().filter(|name| name.starts_with(prefix));
-        Ok(names
-            .filter(|name| after.is_none_or(|after| name.as_str() > after))
-            .cloned()
+        let below = objects.iter().filter(|(name, _)| name.starts_with(prefix));
+        Ok(below
+            .filter(|(name, _)| after.is_none_or(|after| name.as_str() > after))
+            .map(|(name, bytes)| Listed {
+                name: name.clone(),
+                bytes: bytes.len() as u64,
+            })
             .collect())
+    }
+
+    async fn abandon_uploads(&self, _prefix: &str) -> Result<usize, StoreError> {
+        // An upload is held by whoever began it, and ends with it.
+        Ok(0)
+    }
+
+    fn tidy(&self, task: BoxFuture<'static, ()>) {
+        self.background.spawn(task);
+    }
+
+    async fn settle(&self) {
+        self.background.close();
+        self.background.wait().await;
     }
 
     fn meter(&self) -> &Meter {

@@ -21,6 +21,7 @@ use std::sync::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 
 pub use credentials::SharedCredentials;
 pub use payload::Payload;
@@ -88,6 +89,15 @@ pub enum PutNew {
     Exists,
 }
 
+/// An object as a listing shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name in the repository.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
+}
+
 /// The bytes of a ranged GET as they come in.
 #[async_trait]
 pub trait Download: Send {
@@ -106,7 +116,7 @@ pub trait Upload: Send + Sync {
     /// Makes the object of its parts, `bytes` in all.
     async fn complete(&self, bytes: u64) -> Result<(), StoreError>;
 
-    /// Gives the upload up.
+    /// Gives the upload up; tries for less than a minute. What stays behind is logged.
     async fn abort(&self);
 }
 
@@ -136,8 +146,23 @@ pub trait ObjectStore: Send + Sync {
     /// Begins a multipart upload.
     async fn upload(&self, object: &str) -> Result<Arc<dyn Upload>, StoreError>;
 
-    /// Names below `prefix`, in order of their bytes, those up to `after` left out.
-    async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<String>, StoreError>;
+    /// What lies below `prefix`, in order of the names' bytes, those up to `after` left out.
+    async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<Listed>, StoreError>;
+
+    /// Gives up every multipart upload that is under way below `prefix`, whoever began it; how
+    /// many there were.
+    ///
+    /// A store may list fewer than there are: MinIO lists those of one exact name only.
+    async fn abandon_uploads(&self, prefix: &str) -> Result<usize, StoreError>;
+
+    /// Lets a request that nobody waits for run by itself, such as the abort of an upload.
+    ///
+    /// Called within a Tokio runtime.
+    fn tidy(&self, task: BoxFuture<'static, ()>);
+
+    /// Waits until all that was given to [`tidy`](Self::tidy) has ended, by whichever clone of
+    /// this store. An abort takes its time when the store does not answer, but less than a minute.
+    async fn settle(&self);
 
     /// Payload bytes sent and received.
     fn meter(&self) -> &Meter;

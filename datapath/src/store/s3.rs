@@ -19,6 +19,7 @@ use aws_sdk_s3::{
         timeout::TimeoutConfig,
     },
     error::{ProvideErrorMetadata, SdkError},
+    operation::abort_multipart_upload::AbortMultipartUploadError,
     primitives::ByteStream,
     types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart},
 };
@@ -27,9 +28,11 @@ use aws_smithy_runtime::client::retries::{
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
+use tokio_util::task::TaskTracker;
 
 use super::{
-    Download, Meter, ObjectStore, Payload, PutNew, StoreError, Throttle, Upload, connector,
+    Download, Listed, Meter, ObjectStore, Payload, PutNew, StoreError, Throttle, Upload, connector,
     credentials::SharedCredentials,
     location::{Endpoint, RepositoryPath, StoreConfig},
     region,
@@ -38,6 +41,8 @@ use super::{
 
 /// Time for one attempt: an 8 MiB part over 64 KiB/s, with room.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(180);
+/// How long the abort of an upload is tried: what it saves is room, and a lifecycle rule saves it too.
+const ABORT_PATIENCE: Duration = Duration::from_secs(30);
 /// A download that brings nothing for so long is begun again where it stands.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// So many breaks of one download without progress are too many.
@@ -47,6 +52,8 @@ const BREAK_WAIT: Duration = Duration::from_millis(100);
 /// Objects fetched whole are far smaller. What is not, is none of ours and shall not fill the memory.
 const WHOLE_BYTES_MAX: usize = 256 << 20;
 
+type AbortError = SdkError<AbortMultipartUploadError, HttpResponse>;
+
 /// An S3 bucket and prefix.
 #[derive(Clone)]
 pub struct S3Store {
@@ -55,6 +62,8 @@ pub struct S3Store {
     endpoint: String,
     meter: Arc<Meter>,
     throttle: Arc<Throttle>,
+    /// Closed from the start: it can be waited for at any time, and takes tasks all the same.
+    background: TaskTracker,
 }
 
 impl S3Store {
@@ -106,6 +115,8 @@ impl S3Store {
         if let Some(endpoint) = &config.endpoint {
             builder = builder.endpoint_url(endpoint.as_url());
         }
+        let background = TaskTracker::new();
+        background.close();
         Self {
             client: Client::from_conf(builder.build()),
             endpoint: config
@@ -115,6 +126,7 @@ impl S3Store {
             path,
             meter: Arc::default(),
             throttle,
+            background,
         }
     }
 
@@ -138,6 +150,45 @@ impl S3Store {
 
     fn bucket(&self) -> &str {
         self.path.bucket()
+    }
+
+    /// Keys and ids of the multipart uploads under way below `prefix`.
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<(String, String)>, StoreError> {
+        let mut uploads = Vec::new();
+        let (mut after_key, mut after_id) = (None, None);
+        loop {
+            let page = self
+                .client
+                .list_multipart_uploads()
+                .bucket(self.bucket())
+                .prefix(self.key(prefix))
+                .set_key_marker(after_key)
+                .set_upload_id_marker(after_id)
+                .send()
+                .await
+                .map_err(|error| self.error(prefix, &error))?;
+            let found = page.uploads.into_iter().flatten();
+            uploads.extend(found.filter_map(|upload| Some((upload.key?, upload.upload_id?))));
+            // A page that names no next one is the last, whatever else it says.
+            if !page.is_truncated.unwrap_or(false) || page.next_key_marker.is_none() {
+                return Ok(uploads);
+            }
+            (after_key, after_id) = (page.next_key_marker, page.next_upload_id_marker);
+        }
+    }
+
+    async fn abort(&self, key: &str, upload_id: &str) -> Result<(), AbortError> {
+        let patience = aws_sdk_s3::Config::builder().timeout_config(timeouts(ABORT_PATIENCE));
+        self.client
+            .abort_multipart_upload()
+            .bucket(self.bucket())
+            .key(key)
+            .upload_id(upload_id)
+            .customize()
+            .config_override(patience)
+            .send()
+            .await
+            .map(drop)
     }
 
     fn error<E>(&self, object: &str, error: &SdkError<E, HttpResponse>) -> StoreError
@@ -335,7 +386,7 @@ impl ObjectStore for S3Store {
         }))
     }
 
-    async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<String>, StoreError> {
+    async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<Listed>, StoreError> {
         let root = self.key("");
         let mut pages = self
             .client
@@ -345,17 +396,38 @@ impl ObjectStore for S3Store {
             .set_start_after(after.map(|object| self.key(object)))
             .into_paginator()
             .send();
-        let mut names = Vec::new();
+        let mut listed = Vec::new();
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| self.error(prefix, &error))?;
-            let keys = page
-                .contents
-                .into_iter()
-                .flatten()
-                .filter_map(|item| item.key);
-            names.extend(keys.filter_map(|key| key.strip_prefix(&root).map(str::to_owned)));
+            listed.extend(page.contents.into_iter().flatten().filter_map(|item| {
+                Some(Listed {
+                    name: item.key?.strip_prefix(&root)?.to_owned(),
+                    bytes: u64::try_from(item.size?).ok()?,
+                })
+            }));
         }
-        Ok(names)
+        Ok(listed)
+    }
+
+    async fn abandon_uploads(&self, prefix: &str) -> Result<usize, StoreError> {
+        let mut abandoned = 0;
+        for (key, upload_id) in self.list_uploads(prefix).await? {
+            match self.abort(&key, &upload_id).await {
+                Ok(()) => abandoned += 1,
+                // Its owner has ended it in the meantime.
+                Err(error) if error.code() == Some("NoSuchUpload") => {}
+                Err(error) => return Err(self.error(prefix, &error)),
+            }
+        }
+        Ok(abandoned)
+    }
+
+    fn tidy(&self, task: BoxFuture<'static, ()>) {
+        self.background.spawn(task);
+    }
+
+    async fn settle(&self) {
+        self.background.wait().await;
     }
 
     fn meter(&self) -> &Meter {
@@ -574,21 +646,16 @@ impl Upload for MultipartUpload {
     }
 
     async fn abort(&self) {
-        let aborted = self
-            .store
-            .client
-            .abort_multipart_upload()
-            .bucket(self.store.bucket())
-            .key(self.store.key(&self.object))
-            .upload_id(&self.upload_id)
-            .send()
-            .await;
-        if let Err(error) = aborted {
-            tracing::warn!(
+        let key = self.store.key(&self.object);
+        match self.store.abort(&key, &self.upload_id).await {
+            Ok(()) => {}
+            // Completed, or aborted by an attempt whose answer was lost.
+            Err(error) if error.code() == Some("NoSuchUpload") => {}
+            Err(error) => tracing::warn!(
                 object = self.object,
                 error = chain(&error),
                 "an unfinished upload stays behind; a lifecycle rule can remove it"
-            );
+            ),
         }
     }
 }

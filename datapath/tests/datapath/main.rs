@@ -5,3 +5,4 @@ mod generations;
 mod round_trip;
 mod support;
 mod trouble;
+mod uploads;

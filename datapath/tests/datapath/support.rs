@@ -112,15 +112,19 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    async fn repository(&self) -> Result<Repository, Error> {
-        let store = S3Store::connect(
+    pub(crate) async fn store(&self) -> S3Store {
+        S3Store::connect(
             RepositoryPath::parse("bucket/repo").expect("a path"),
             &self.config,
             SharedCredentials::new(self.config.credentials.clone()),
             self.patience,
             self.settings.transfers_max,
         )
-        .await;
+        .await
+    }
+
+    async fn repository(&self) -> Result<Repository, Error> {
+        let store = self.store().await;
         let size = ChunkSize::new(self.settings.chunk_bytes).expect("valid");
         Repository::open_or_create(Arc::new(store), size).await
     }
