@@ -138,7 +138,7 @@ impl Error {
             Self::Store(error) => match error {
                 StoreError::NotFound { .. } | StoreError::TooShort { .. } => ErrorKind::Damaged,
                 StoreError::NoBucket { .. } => ErrorKind::NotFound,
-                StoreError::Denied { .. } => ErrorKind::Denied,
+                StoreError::Denied { .. } | StoreError::NoCredentials { .. } => ErrorKind::Denied,
                 StoreError::Unreachable { .. } => ErrorKind::Unavailable,
                 StoreError::Refused { .. } => ErrorKind::Unsupported,
             },

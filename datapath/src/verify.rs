@@ -239,45 +239,4 @@ impl Damage {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::format::name::SessionId;
-
-    #[test]
-    fn a_sample_has_its_share_of_the_packs_and_never_none() {
-        let packs: BTreeSet<PackName> = (0..50)
-            .map(|n| PackName::random(SessionId([1; 8]), n))
-            .collect();
-        for (percent, share) in [(1, 1), (2, 1), (3, 2), (50, 25), (100, 50), (255, 50)] {
-            let drawn = Depth::with_data(percent).sample(&packs);
-            assert_eq!(drawn.len(), share, "{percent} %");
-            assert!(drawn.is_subset(&packs));
-        }
-        assert_eq!(Depth::METADATA.sample(&packs).len(), 0);
-        // Two draws of 25 in 50 are the same once in 10^14.
-        let half = Depth::with_data(50);
-        assert_ne!(half.sample(&packs), half.sample(&packs));
-    }
-
-    #[test]
-    fn a_finding_is_a_sentence_with_backup_volume_offset_and_object() {
-        let finding = Finding {
-            backup: Some("monday".into()),
-            volume: Some("vg/data".into()),
-            bytes: Some(4096..8192),
-            object: "data/5e/0-1".into(),
-            reason: "is missing".into(),
-        };
-        assert_eq!(
-            finding.to_string(),
-            "backup \"monday\" of volume \"vg/data\" is damaged at byte 4096, for 4096 bytes: \
-             object data/5e/0-1 is missing"
-        );
-        let nobodys = Finding {
-            backup: None,
-            bytes: None,
-            ..finding
-        };
-        assert_eq!(nobodys.to_string(), "object data/5e/0-1 is missing");
-    }
-}
+mod tests;

@@ -50,6 +50,17 @@ pub enum StoreError {
         /// Where.
         endpoint: String,
     },
+    /// There is nothing to sign requests with.
+    #[error(
+        "there are no credentials for {endpoint} ({reason}); set AWS_ACCESS_KEY_ID and \
+         AWS_SECRET_ACCESS_KEY, or name a profile that has some"
+    )]
+    NoCredentials {
+        /// Where.
+        endpoint: String,
+        /// What was tried.
+        reason: String,
+    },
     /// The credentials do not allow it.
     #[error("{endpoint} denies access to {object} ({code})")]
     Denied {

@@ -11,6 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::{
     Client,
     config::{
@@ -202,6 +203,9 @@ impl S3Store {
             error.code().unwrap_or_default().to_owned(),
             error.message().unwrap_or_default().to_owned(),
         );
+        if let Some(reason) = missing_credentials(error) {
+            return StoreError::NoCredentials { endpoint, reason };
+        }
         let Some(status) = status else {
             return StoreError::Unreachable {
                 endpoint,
@@ -259,6 +263,24 @@ fn timeouts(patience: Duration) -> TimeoutConfig {
         .operation_timeout(patience)
         .operation_attempt_timeout(ATTEMPT_TIMEOUT.min(patience))
         .build()
+}
+
+/// Why there are no credentials, if it is that; in one line.
+fn missing_credentials(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        match error.downcast_ref::<CredentialsError>() {
+            Some(
+                CredentialsError::CredentialsNotLoaded(_)
+                | CredentialsError::InvalidConfiguration(_),
+            ) => {
+                let reason = chain(error);
+                return reason.lines().next().map(str::to_owned);
+            }
+            _ => cause = error.source(),
+        }
+    }
+    None
 }
 
 /// An error and its causes, each once.

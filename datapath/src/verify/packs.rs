@@ -30,7 +30,7 @@ const CACHE_BYTES: usize = 64 << 20;
 const TAIL_BYTES: u64 = 64 << 10;
 /// Packs looked at side by side; the store's throttle limits those that are read.
 const LOOKS: usize = 16;
-/// A chunk that does not match its id is fetched so often: bits flip on the way, too.
+/// A footer or a chunk that is damaged is fetched so often: bits flip on the way, too.
 const TRIES: usize = 3;
 /// What a chunk is that does not match.
 const OTHER_BYTES: &str = "does not hold the bytes that the backup's tree names";
@@ -262,10 +262,16 @@ async fn look(
         Err(StoreError::NotFound { .. }) => return Ok(Look::Missing),
         Err(error) => return Err(error.into()),
     };
-    let (records, odd) = match fetch_records(repository, kind, name, bytes).await {
-        Ok(records) => (Some(records), None),
-        Err(error) => (None, Some(Damage::of(name.object(kind), error)?.reason)),
-    };
+    let (mut records, mut odd) = (None, None);
+    for _ in 0..TRIES {
+        match fetch_records(repository, kind, name, bytes).await {
+            Ok(found) => (records, odd) = (Some(found), None),
+            Err(error) => odd = Some(Damage::of(name.object(kind), error)?.reason),
+        }
+        if records.is_some() {
+            break;
+        }
+    }
     let mut damaged = HashMap::new();
     if let Some(records) = records.as_ref().filter(|_| read) {
         let permit = store.throttle().acquire().await;
