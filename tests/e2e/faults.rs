@@ -152,7 +152,10 @@ fn assert_names_what_happened(sentence: &str, counters: &Counters) {
         ("IncompleteBody", &[Fault::CutUpload]),
         ("shorter than what was asked for", &[Fault::ShortDownload]),
         ("broke off", &[Fault::CutDownload, Fault::ShortDownload]),
-        ("the connection was reset", &[Fault::ResetBefore, Fault::ResetAfter]),
+        (
+            "the connection was reset",
+            &[Fault::ResetBefore, Fault::ResetAfter],
+        ),
         ("closed before", &[Fault::ResetBefore, Fault::ResetAfter]),
     ];
     let named = signs.iter().find(|(sign, _)| sentence.contains(sign));

@@ -20,6 +20,7 @@ mod running_backups;
 mod secrets;
 mod socket;
 mod sources;
+mod standalone;
 mod store;
 mod transfers;
 mod valve;

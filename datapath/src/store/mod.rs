@@ -149,6 +149,9 @@ pub trait ObjectStore: Send + Sync {
         end: u64,
     ) -> Result<Box<dyn Download>, StoreError>;
 
+    /// Length of an object in bytes.
+    async fn size(&self, object: &str) -> Result<u64, StoreError>;
+
     /// Stores an object, replacing one of that name.
     async fn put(&self, object: &str, payload: Payload) -> Result<(), StoreError>;
 
