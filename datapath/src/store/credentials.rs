@@ -65,11 +65,11 @@ impl SharedCredentials {
         match self.current() {
             Credentials::Static { .. } => SharedCredentialsProvider::new(self.clone()),
             Credentials::Profile(name) => {
-                let profile = ProfileFileCredentialsProvider::builder()
-                    .profile_name(name)
+                let files = ProfileFileCredentialsProvider::builder()
+                    .profile_name(name.as_str())
                     .configure(&provider_config())
                     .build();
-                SharedCredentialsProvider::new(Cached::of(profile))
+                SharedCredentialsProvider::new(Cached::of(Profile { name, files }))
             }
             Credentials::Chain => {
                 let chain = DefaultCredentialsChain::builder()
@@ -110,6 +110,38 @@ impl ProvideCredentials for SharedCredentials {
                 "the request now asks for other credentials; they take effect with the next job",
             )),
         })
+    }
+}
+
+/// A profile that was asked for by its name: what it lacks is told of it.
+#[derive(Debug)]
+struct Profile {
+    name: String,
+    files: ProfileFileCredentialsProvider,
+}
+
+impl Profile {
+    async fn load(&self) -> provider::Result {
+        let loaded = self.files.provide_credentials().await;
+        loaded.map_err(|error| match error {
+            provider::error::CredentialsError::CredentialsNotLoaded(_) => {
+                provider::error::CredentialsError::invalid_configuration(format!(
+                    "the profile {:?} is not in AWS's config and credentials files (~/.aws), or \
+                     has none",
+                    self.name
+                ))
+            }
+            other => other,
+        })
+    }
+}
+
+impl ProvideCredentials for Profile {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(self.load())
     }
 }
 
