@@ -241,6 +241,7 @@ async fn a_file_that_is_there_is_replaced_whole_or_keeps_the_size_that_was_made_
     for (name, bytes, size) in [("empty", 0, 64 * MIB), ("roomy", 80 * MIB, 80 * MIB)] {
         let file = File::create_new(bed.path(name)).expect("makes a file");
         file.set_len(bytes).expect("makes it large");
+        drop(file);
         let restored = bed.lines(&format!("restore s3://backups/vms/monday ./{name}"));
         assert_eq!(
             restored[0].contains("the 16.0 MiB behind it read as zeros"),
@@ -340,12 +341,10 @@ async fn what_changes_while_it_is_read_is_told() {
     ] {
         let path = format!("s3://backups/{name}/{name}");
         let mut command = bed.command(&format!("backup ./disk.img {path} --memory 32"));
-        let uploads = bed.store.endpoint.counters().requests("UploadPart");
-        let held = bed.store.endpoint.hold_replies();
-        // The first replies, before any part, must come in.
-        drop(held);
+        let stored = bed.store.endpoint.counters().requests("PutObject");
         let running = interrupted::start(&mut command);
-        let held = interrupted::hold_when(&bed.store, "UploadPart", uploads).await;
+        // Those behind the first few, which make the repository, are packs.
+        let held = interrupted::hold_when(&bed.store, "PutObject", stored + 6).await;
         let file = File::options().write(true).open(&disk).expect("opens");
         change(&file).expect("changes");
         drop((file, held));

@@ -51,8 +51,8 @@ fn assert_interrupted(output: &Output, says: &str) {
 /// With a disk whose backup takes several uploads, of several parts each.
 async fn bed() -> Bed {
     let bed = Bed::new().await;
-    let disk = bed.disk("disk.img", 400 * MIB);
-    fill(&disk, 4 * MIB, 380 * MIB, "large");
+    let disk = bed.disk("disk.img", 640 * MIB);
+    fill(&disk, 4 * MIB, 630 * MIB, "large");
     bed
 }
 

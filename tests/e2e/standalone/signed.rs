@@ -68,7 +68,7 @@ async fn credentials_come_from_environment_profiles_and_processes() {
         assert!(String::from_utf8_lossy(&output.stdout).contains("monday"));
     }
 
-    let says = "there are no credentials for";
+    let says = "no credentials for";
     assert_failed(&run(&mut by_profile("absent")), 4, says);
     assert_failed(
         &run(&mut bare(&bed, &format!(" --endpoint {url}"))),
