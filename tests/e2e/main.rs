@@ -13,6 +13,7 @@ mod objects;
 mod places;
 mod refusals;
 mod restores;
+mod resume;
 mod running_backups;
 mod secrets;
 mod socket;
