@@ -22,7 +22,7 @@ use crate::{
 /// Of a thousand requests, so many meet a fault.
 const PER_MILLE: u64 = 100;
 /// Seeds in the ordinary tier; `RINGBACK_FAULT_SEEDS` says otherwise.
-const SEEDS: u64 = 4;
+const SEEDS: u64 = 20;
 /// Seeds after which each fault must have happened, or something is wrong with the layer.
 const SEEDS_FOR_EVERY_FAULT: u64 = 100;
 /// Seeds at work at once.

@@ -106,12 +106,12 @@ impl ProvideCredentials for SharedCredentials {
 ///
 /// The SDK has a cache for this; as it is set up here, its first look-up never returns.
 #[derive(Debug)]
-struct CachedChain {
-    chain: DefaultCredentialsChain,
+struct CachedChain<P> {
+    chain: P,
     current: Mutex<Option<AwsCredentials>>,
 }
 
-impl CachedChain {
+impl<P: ProvideCredentials> CachedChain<P> {
     async fn load(&self) -> provider::Result {
         let mut current = self.current.lock().await;
         let soon = SystemTime::now() + EXPIRY_MARGIN;
@@ -133,11 +133,77 @@ impl CachedChain {
     }
 }
 
-impl ProvideCredentials for CachedChain {
+impl<P: ProvideCredentials> ProvideCredentials for CachedChain<P> {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
     where
         Self: 'a,
     {
         future::ProvideCredentials::new(self.load())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex as SyncMutex;
+
+    use super::*;
+
+    /// Gives what it was told to, one answer after the other.
+    #[derive(Debug)]
+    struct Script(SyncMutex<Vec<provider::Result>>);
+
+    impl ProvideCredentials for Script {
+        fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+        where
+            Self: 'a,
+        {
+            let mut answers = self.0.lock().expect("no panic");
+            future::ProvideCredentials::ready(answers.remove(0))
+        }
+    }
+
+    fn good_for(seconds: u64) -> AwsCredentials {
+        let expiry = SystemTime::now() + Duration::from_secs(seconds);
+        AwsCredentials::new("id", "secret", None, Some(expiry), "script")
+    }
+
+    fn missing() -> provider::Result {
+        Err(CredentialsError::not_loaded("nowhere"))
+    }
+
+    fn chain(answers: Vec<provider::Result>) -> CachedChain<Script> {
+        CachedChain {
+            chain: Script(SyncMutex::new(answers)),
+            current: Mutex::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn credentials_are_asked_for_again_when_they_are_about_to_expire() {
+        let soon = EXPIRY_MARGIN.as_secs() - 10;
+        let chain = chain(vec![Ok(good_for(soon)), Ok(good_for(3600)), missing()]);
+        for _ in 0..3 {
+            chain.load().await.expect("credentials");
+        }
+        assert_eq!(chain.chain.0.lock().expect("no panic").len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_provider_that_had_credentials_has_a_bad_moment_and_one_that_had_none_has_none() {
+        let never = chain(vec![missing()]).load().await;
+        assert!(matches!(
+            never,
+            Err(CredentialsError::CredentialsNotLoaded(_))
+        ));
+        // Those it gave are good for a while yet.
+        let soon = EXPIRY_MARGIN.as_secs() - 10;
+        let renewing = chain(vec![Ok(good_for(soon)), missing()]);
+        for _ in 0..2 {
+            renewing.load().await.expect("credentials");
+        }
+        let expired = chain(vec![Ok(good_for(0)), missing()]);
+        expired.load().await.expect("as they come");
+        let error = expired.load().await.expect_err("a bad moment");
+        assert!(matches!(error, CredentialsError::ProviderError(_)));
     }
 }

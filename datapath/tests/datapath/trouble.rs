@@ -2,9 +2,12 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use crate::support::{Bed, Client, assert_same, noise};
-use ringback_datapath::error::ErrorKind;
+use bytes::Bytes;
+use ringback_datapath::{error::ErrorKind, store::ObjectStore};
+use ringback_endpoint::{Fault, FaultPlan};
 use tokio::time::{sleep, timeout};
+
+use crate::support::{Bed, Client, assert_same, noise};
 
 const MIB: u64 = 1 << 20;
 /// Far more than any of this takes, and less than forever.
@@ -102,6 +105,28 @@ async fn a_restore_whose_store_goes_away_ends_with_an_error() {
     .await;
     let error = result.expect_err("no store");
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_was_slowed_down_is_used_in_full_again_when_it_serves_again() {
+    let bed = Bed::new().await;
+    let store = bed.client(Duration::from_secs(30)).store().await;
+    let most = store.throttle().max();
+    let slow_down = FaultPlan::always(Fault::SlowDown);
+    bed.endpoint.set_faults(Some(slow_down));
+    let put = tokio::spawn({
+        let store = store.clone();
+        async move { store.put("one", Bytes::from_static(b"1").into()).await }
+    });
+    // At most one cut a second.
+    until("two cuts", || store.throttle().limit() <= most / 4).await;
+    bed.endpoint.set_faults(None);
+    put.await.expect("join").expect("it is stored");
+    for _ in 0..most * most {
+        let payload = Bytes::from_static(b"2").into();
+        store.put("two", payload).await.expect("it is stored");
+    }
+    assert_eq!(store.throttle().limit(), most);
 }
 
 fn open_descriptors_of(path: &Path) -> usize {
