@@ -37,6 +37,9 @@ const COMPLETION_TIMEOUT: Duration = Duration::from_secs(180);
 /// A slower line is no line.
 const BYTES_PER_SECOND_MIN: u64 = 64 << 10;
 
+/// The SDK starts its clock a moment before we start ours.
+const TIMER_SLACK: Duration = Duration::from_millis(100);
+
 /// Time limits of a request that sends so many bytes: `patience`, and what they take on a slow
 /// line. They end what hangs; trouble is ended by a [`Witness`].
 pub(super) fn timeouts(patience: Duration, bytes: u64) -> TimeoutConfig {
@@ -275,8 +278,8 @@ fn failure_of(
     match context.response() {
         Some(response) if error.is_operation_error() => Some(Answer::of(response).to_string()),
         _ if error.is_timeout_error() => limit
-            .is_some_and(|limit| waited >= limit)
-            .then(|| format!("no answer for {} s", waited.as_secs())),
+            .is_some_and(|limit| waited + TIMER_SLACK >= limit)
+            .then(|| format!("no answer for {:.0} s", waited.as_secs_f32())),
         _ => Some(causes(error)),
     }
 }
