@@ -7,8 +7,9 @@
 //! one with `size_gb` alone of the seed's.
 
 use prost::{Message, bytes::Bytes};
-use ringback_datapath::store::location::{
-    BackupPath, Credentials, Endpoint, Proxy, Secret, StoreConfig,
+use ringback_datapath::store::{
+    Authorities,
+    location::{BackupPath, Credentials, Endpoint, Proxy, Secret, StoreConfig},
 };
 use ringback_proto::lvmd::{self, data_source};
 
@@ -138,12 +139,14 @@ impl From<lvmd::GetFreeBytesRequest> for ClassRef {
 }
 
 /// The way to the store that `s3` describes, and the key of the repository there. The path is
-/// not looked at. Errors name the fields of `s3`; the region is left for the configuration.
+/// not looked at. Errors name the fields of `s3`; region and authorities are left for the
+/// configuration.
 pub fn store(s3: &data_source::S3) -> Result<(StoreConfig, Option<Secret>), Invalid> {
     let store = StoreConfig {
         endpoint: Endpoint::parse(&s3.endpoint)?,
         region: None,
         verify_tls: s3.verify_tls,
+        authorities: Authorities::default(),
         http_proxy: Proxy::parse("http_proxy", &s3.http_proxy)?,
         https_proxy: Proxy::parse("https_proxy", &s3.https_proxy)?,
         credentials: credentials(s3)?,

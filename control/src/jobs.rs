@@ -4,15 +4,19 @@
 pub mod backup;
 pub mod repository;
 pub mod restore;
+pub mod turns;
 
 use std::{
     panic::AssertUnwindSafe,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use futures::FutureExt;
-use ringback_datapath::{progress::Progress, store::ObjectStore};
+use ringback_datapath::{progress::Progress, stop::Stop, store::ObjectStore};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -25,6 +29,9 @@ pub(crate) const JOB_PATIENCE: Duration = Duration::from_secs(15 * 60);
 pub(crate) const OPEN_PATIENCE: Duration = Duration::from_secs(10);
 /// The same for the question whether a backup of a volume that is not here exists.
 pub(crate) const ASK_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a job may take to reach a point that it can be gone on with from, when the daemon
+/// stops. With what follows it stays well below the 90 s that service managers usually wait.
+const WIND_UP_PATIENCE: Duration = Duration::from_secs(20);
 
 /// How far a job is, whatever its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,8 +54,10 @@ pub struct Watched {
     pub copying: Arc<Progress>,
     /// When the job began.
     pub started: Instant,
-    /// Ends the job.
-    pub cancel: CancellationToken,
+    /// Whether it waits for others to end before it may move data.
+    waiting: AtomicBool,
+    stop: Stop,
+    over: CancellationToken,
     store: std::sync::OnceLock<Arc<dyn ObjectStore>>,
 }
 
@@ -58,14 +67,39 @@ impl Watched {
             progress: Arc::default(),
             copying: Arc::default(),
             started: Instant::now(),
-            cancel: CancellationToken::new(),
+            waiting: AtomicBool::new(false),
+            stop: Stop::default(),
+            over: CancellationToken::new(),
             store: std::sync::OnceLock::new(),
+        }
+    }
+
+    /// Ends the job at once, and waits until it has let go of its volume.
+    pub async fn halt(&self) {
+        self.stop.halt();
+        self.over.cancelled().await;
+    }
+
+    /// Ends the job at a point that it can be gone on with from, or at once when that takes long.
+    pub async fn wind_up(&self) {
+        self.stop.wind_up();
+        let wound_up = tokio::time::timeout(WIND_UP_PATIENCE, self.over.cancelled()).await;
+        if wound_up.is_err() {
+            self.halt().await;
         }
     }
 
     fn set_store(&self, store: Arc<dyn ObjectStore>) {
         // Set once by the job itself.
         let _ = self.store.set(store);
+    }
+
+    /// Waits for a turn, and lets that be seen.
+    async fn wait_for_turn<T>(&self, turn: impl Future<Output = T>) -> T {
+        self.waiting.store(true, Ordering::Relaxed);
+        let turn = turn.await;
+        self.waiting.store(false, Ordering::Relaxed);
+        turn
     }
 
     /// Payload bytes sent and received.
@@ -77,6 +111,9 @@ impl Watched {
 
     /// `42.1 % of 3.0 GiB, 512 MiB/s, 1.2 GiB over the wire, 10 s left`.
     pub fn describe(&self) -> String {
+        if self.waiting.load(Ordering::Relaxed) {
+            return "waiting for other jobs to end".to_owned();
+        }
         let total = self.progress.total_bytes();
         let to_copy = self.copying.total_bytes();
         if total == 0 && to_copy > 0 {

@@ -26,6 +26,7 @@ use crate::{
     repository::{FETCH_TRIES, Repository},
     ring::BlockQueue,
     settings::Settings,
+    stop::Stop,
     store::{Download, StoreError},
     tasks::{blocking, joined},
     tree::{LeafAt, Tree, fetch_nodes},
@@ -137,13 +138,15 @@ fn check_root(root: &Root) -> Result<(ChunkSize, Tree), FormatError> {
 }
 
 /// Writes the backup to the volume at `target`, which must read as zeros throughout and be at
-/// least as large; when this returns, the data is durable.
+/// least as large; when this returns without an error, the data is durable. However it ends,
+/// nothing is written any more and the volume is closed.
 pub async fn run(
     repository: &Repository,
     backup: &Backup,
     target: &Path,
     settings: &Settings,
     progress: &Arc<Progress>,
+    stop: &Stop,
 ) -> Result<(), Error> {
     let device = open(target).await?;
     if device.size_bytes < backup.volume_bytes() {
@@ -169,8 +172,9 @@ pub async fn run(
         whole_blocks_bytes,
         progress: Arc::clone(progress),
     });
-    let restored = restore.fetch_and_write(settings.queue_depth).await;
-    // However it ended: nothing is written any more when this returns.
+    let restored = stop
+        .unless_asked(restore.fetch_and_write(settings.queue_depth))
+        .await;
     drop(restore);
     closed.await;
     match short_end {
@@ -291,27 +295,27 @@ impl Restore {
         fetched: &mpsc::Sender<FetchedChunk>,
     ) -> Result<(), Error> {
         let object = range.pack.object(ObjectKind::DataPack);
-        let first = &range.records[0];
-        let damaged = |error| match error {
-            StoreError::NotFound { .. } => self.backup.damaged(&first.1, &first.0, "is missing"),
-            StoreError::TooShort { .. } => self.backup.damaged(&first.1, &first.0, "is cut off"),
-            other => other.into(),
-        };
+        let (place, wanted) = &range.records[0];
         let mut stream = RecordStream {
             download: self
                 .repository
                 .store()
                 .get_range(&object, range.start, range.end)
                 .await
-                .map_err(damaged)?,
+                .map_err(|error| self.located(error.into(), wanted, place))?,
             piece: bytes::Bytes::new(),
             position: range.start,
         };
         for (place, wanted) in group_by_place(range.records) {
             let len = self.expected_len(&place, &wanted)?;
             let mut slot = self.arena.acquire().await;
-            stream.skip_to(u64::from(place.offset)).await?;
-            let codec = stream.read_record(&mut slot[..len]).await?;
+            let record = async {
+                stream.skip_to(u64::from(place.offset)).await?;
+                stream.read_record(&mut slot[..len]).await
+            };
+            let codec = record
+                .await
+                .map_err(|error| self.located(error, &wanted[0], &place))?;
             let chunk = FetchedChunk {
                 slot,
                 len,
@@ -325,6 +329,19 @@ impl Restore {
             }
         }
         Ok(())
+    }
+
+    /// Names what an object that is not there, or not whole, is needed for.
+    fn located(&self, error: Error, wanted: &Wanted, place: &Place) -> Error {
+        match error {
+            Error::Store(StoreError::NotFound { .. }) => {
+                self.backup.damaged(wanted, place, "is missing")
+            }
+            Error::Store(StoreError::TooShort { .. }) => {
+                self.backup.damaged(wanted, place, "is cut off")
+            }
+            other => other,
+        }
     }
 
     /// Length of the chunk, when the record can hold just that.
@@ -367,7 +384,9 @@ impl Restore {
             if tries == FETCH_TRIES {
                 break;
             }
-            self.fetch_again(&mut chunk).await?;
+            if let Err(error) = self.fetch_again(&mut chunk).await {
+                return Err(self.located(error, &chunk.wanted[0], &chunk.place));
+            }
         }
         let reason = match chunk.codec {
             CODEC_RAW => "does not hold the bytes that the backup's tree names".to_owned(),
@@ -410,11 +429,7 @@ impl Restore {
                 .queue
                 .write(slot, range, offset)
                 .await
-                .map_err(|source| Error::Io {
-                    what: "write",
-                    offset,
-                    source,
-                })?;
+                .map_err(Error::of_write(offset))?;
             self.progress.add_volume_io(len as u64);
             self.progress.add_done(len as u64);
         }

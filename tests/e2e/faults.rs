@@ -34,7 +34,8 @@ const OUTAGE_SECONDS: u64 = 3;
 fn daemon_of_small_packs() -> Daemon {
     Daemon::with(|folder| {
         class("fast", folder, 0, true)
-            + "datapath: { pack-mib: 6, part-mib: 5, parts-in-flight: 4, jobs-max: 8 }\n"
+            + "datapath: { pack-mib: 6, packs-min: 1, part-mib: 5, parts-in-flight: 4, \
+               queue-depth: 8, backups-max: 8, restores-max: 8 }\n"
     })
 }
 
@@ -151,7 +152,10 @@ fn assert_names_what_happened(sentence: &str, counters: &Counters) {
         ("IncompleteBody", &[Fault::CutUpload]),
         ("shorter than what was asked for", &[Fault::ShortDownload]),
         ("broke off", &[Fault::CutDownload, Fault::ShortDownload]),
-        ("reset by peer", &[Fault::ResetBefore, Fault::ResetAfter]),
+        (
+            "the connection was reset",
+            &[Fault::ResetBefore, Fault::ResetAfter],
+        ),
         ("closed before", &[Fault::ResetBefore, Fault::ResetAfter]),
     ];
     let named = signs.iter().find(|(sign, _)| sentence.contains(sign));
@@ -348,7 +352,7 @@ async fn an_endpoint_where_nobody_listens_is_named_within_seconds_to_those_who_w
     };
     let begun = Instant::now();
     let restored = bed.client.restore("again", 1, &synchronous(&s3)).await;
-    assert_refused(restored, Code::Unavailable, "Connection refused");
+    assert_refused(restored, Code::Unavailable, "the connection was refused");
     let asked = bed.client.poll(&backup("lost", "absent", &s3)).await;
     assert_eq!(asked.expect_err("no store").code(), Code::Unavailable);
     assert!(begun.elapsed() < Duration::from_secs(25));

@@ -1,21 +1,29 @@
 //! The daemon from outside: the real program, real gRPC, a real S3 endpoint. No root needed.
 
 mod backups;
+mod bad_input;
 mod calm;
 mod client;
 mod command_line;
+mod concurrency;
 mod damage;
 mod faults;
+#[allow(dead_code, reason = "the kill tests ask for more")]
 mod harness;
+mod networks;
+mod objects;
 mod places;
 mod refusals;
 mod restores;
+mod resume;
 mod running_backups;
 mod secrets;
 mod socket;
 mod sources;
+mod standalone;
 mod store;
 mod transfers;
 mod valve;
 mod volumes;
 mod watch;
+mod ways;

@@ -37,13 +37,18 @@ impl Store {
         .await
     }
 
-    pub(crate) async fn with(options: Options) -> Self {
-        let endpoint = Endpoint::start(Options {
-            buckets: vec![BUCKET.to_owned()],
-            ..options
+    /// Has these buckets, too.
+    pub(crate) async fn with_buckets(buckets: &[&str]) -> Self {
+        Self::with(Options {
+            buckets: buckets.iter().map(ToString::to_string).collect(),
+            ..Options::default()
         })
         .await
-        .expect("the endpoint starts");
+    }
+
+    pub(crate) async fn with(mut options: Options) -> Self {
+        options.buckets.push(BUCKET.to_owned());
+        let endpoint = Endpoint::start(options).await.expect("the endpoint starts");
         Self { endpoint }
     }
 

@@ -1,8 +1,13 @@
 //! Checks the file's settings other than its device classes; errors are sentences.
 
-use std::{collections::HashSet, ops::RangeInclusive, os::unix::ffi::OsStrExt, path::PathBuf};
+use std::{
+    collections::HashSet,
+    ops::RangeInclusive,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
 
-use ringback_datapath::ring::IoEngine;
+use ringback_datapath::{ring::IoEngine, store::Authorities};
 
 use super::{Config, DatapathSettings, OptionClass, S3Settings, classes, file};
 
@@ -27,7 +32,7 @@ pub(super) fn check(file: file::Config) -> Result<Config, String> {
         device_classes: classes::check(file.device_classes.unwrap_or_default(), &mut warnings)?,
         option_classes: option_classes(file.lvcreate_option_classes.unwrap_or_default())?,
         lvm_command_prefix: lvm_command_prefix(file.lvm_command_prefix.unwrap_or_default())?,
-        s3: s3(file.s3.unwrap_or_default()),
+        s3: s3(file.s3.unwrap_or_default())?,
         datapath: datapath(&file.datapath.unwrap_or_default())?,
         warnings,
     })
@@ -88,22 +93,24 @@ fn lvm_command_prefix(prefix: Vec<String>) -> Result<Vec<String>, String> {
     }
 }
 
-fn s3(settings: file::S3) -> S3Settings {
-    S3Settings {
+fn s3(settings: file::S3) -> Result<S3Settings, String> {
+    let ca_file = settings.ca_file.filter(|path| !path.is_empty());
+    let authorities = ca_file.map(|path| Authorities::read(Path::new(&path)));
+    Ok(S3Settings {
         region: settings.region.filter(|region| !region.is_empty()),
         require_verify_tls: settings.require_verify_tls.unwrap_or_default().0,
-    }
+        authorities: authorities
+            .transpose()
+            .map_err(|error| format!("s3.ca-file {error}"))?
+            .unwrap_or_default(),
+    })
 }
 
 fn datapath(file: &file::Datapath) -> Result<DatapathSettings, String> {
     let settings = DatapathSettings {
-        memory_per_job_mib: number(
-            "memory-per-job-mib",
-            file.memory_per_job_mib,
-            96,
-            16..=65536,
-        )?,
-        jobs_max: number("jobs-max", file.jobs_max, 2, 1..=64)?,
+        memory_mib: number("memory-mib", file.memory_mib, 512, 32..=1 << 20)?,
+        backups_max: number("backups-max", file.backups_max, 2, 1..=64)?,
+        restores_max: number("restores-max", file.restores_max, 2, 1..=64)?,
         io_engine: match file.io_engine {
             None | Some(file::Engine::IoUring) => IoEngine::Uring,
             Some(file::Engine::Sync) => IoEngine::Sync,
@@ -114,10 +121,17 @@ fn datapath(file: &file::Datapath) -> Result<DatapathSettings, String> {
         // longer than one attempt may.
         part_mib: number("part-mib", file.part_mib, 8, 5..=128)?,
         pack_mib: number("pack-mib", file.pack_mib, 128, 5..=4096)?,
+        packs_min: number("packs-min", file.packs_min, 64, 1..=4096)?,
         parts_in_flight: number("parts-in-flight", file.parts_in_flight, 8, 1..=64)?,
     };
     check_together(&settings)?;
     Ok(settings)
+}
+
+impl Default for DatapathSettings {
+    fn default() -> Self {
+        datapath(&file::Datapath::default()).expect("the defaults go together")
+    }
 }
 
 fn number(
@@ -140,7 +154,9 @@ fn number(
 
 fn check_together(settings: &DatapathSettings) -> Result<(), String> {
     let DatapathSettings {
-        memory_per_job_mib: memory,
+        memory_mib: memory,
+        backups_max: backups,
+        restores_max: restores,
         queue_depth: depth,
         part_mib: part,
         pack_mib: pack,
@@ -152,12 +168,15 @@ fn check_together(settings: &DatapathSettings) -> Result<(), String> {
         ));
     }
     let queue = (depth * CHUNK_KIB).div_ceil(1024);
-    let least = PARTS_MIN * part + queue;
+    let per_job = PARTS_MIN * part + queue;
+    let jobs = backups + restores;
+    // A quarter is for indexes.
+    let least = (per_job * jobs).div_ceil(3) * 4;
     if *memory < least {
         return Err(format!(
-            "datapath.memory-per-job-mib is {memory}; it should be at least {least}, which holds \
-             {PARTS_MIN} parts of {part} MiB (part-mib) and {depth} reads of {CHUNK_KIB} KiB \
-             (queue-depth)"
+            "datapath.memory-mib is {memory}; it should be at least {least}, so that each of \
+             {jobs} jobs (backups-max, restores-max) has room for {PARTS_MIN} parts of {part} MiB \
+             (part-mib) and {depth} reads of {CHUNK_KIB} KiB (queue-depth)"
         ));
     }
     Ok(())

@@ -28,13 +28,7 @@ pub fn admit(
     store: &StoreConfig,
     encryption_key: Option<&Secret>,
 ) -> Result<StoreConfig, Failure> {
-    if encryption_key.is_some() {
-        return Err(Failure::new(
-            Code::Unimplemented,
-            "encryption_key is set; this version of ringback does not encrypt, and stores nothing \
-             rather than storing it in the clear: leave it empty",
-        ));
-    }
+    refuse_encryption(encryption_key)?;
     if config.s3.require_verify_tls && !store.verify_tls {
         return Err(Failure::new(
             Code::InvalidArgument,
@@ -44,8 +38,21 @@ pub fn admit(
     }
     Ok(StoreConfig {
         region: store.region.clone().or_else(|| config.s3.region.clone()),
+        authorities: config.s3.authorities.clone(),
         ..store.clone()
     })
+}
+
+/// Refuses to do in the clear what was asked for encrypted.
+pub fn refuse_encryption(encryption_key: Option<&Secret>) -> Result<(), Failure> {
+    if encryption_key.is_none() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Code::Unimplemented,
+        "encryption_key is set; this version of ringback does not encrypt, and stores nothing \
+         rather than storing it in the clear: leave it empty",
+    ))
 }
 
 /// Prepares a store that gives up after `patience`.
@@ -82,7 +89,9 @@ pub fn settings(config: &DatapathSettings) -> Settings {
         engine: config.io_engine,
         direct: config.direct_io,
         queue_depth: config.queue_depth as usize,
-        buffer_bytes: usize::try_from(config.memory_per_job_bytes()).unwrap_or(usize::MAX),
+        buffer_bytes: usize::try_from(config.buffer_bytes()).unwrap_or(usize::MAX),
+        index_bytes: usize::try_from(config.index_bytes()).unwrap_or(usize::MAX),
+        packs_min: config.packs_min,
         data_packs: PackSizes {
             pack_bytes: bytes(config.pack_bytes()),
             part_bytes: bytes(config.part_bytes()),

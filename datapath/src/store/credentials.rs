@@ -6,7 +6,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use aws_config::default_provider::credentials::DefaultCredentialsChain;
+use aws_config::{
+    default_provider::credentials::DefaultCredentialsChain,
+    profile::ProfileFileCredentialsProvider, provider_config::ProviderConfig,
+};
 use aws_credential_types::{
     Credentials as AwsCredentials,
     provider::{
@@ -14,11 +17,13 @@ use aws_credential_types::{
     },
 };
 use aws_sdk_s3::config::BehaviorVersion;
-use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_types::region::Region;
 use tokio::sync::Mutex;
 
-use super::location::Credentials;
+use super::{
+    connector,
+    location::{Credentials, StoreConfig},
+};
 
 /// Credentials are renewed so long before they expire: longer than a request takes.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(5 * 60);
@@ -48,25 +53,31 @@ impl SharedCredentials {
 
     pub(super) async fn provider(
         &self,
-        http_client: &SharedHttpClient,
+        config: &StoreConfig,
         region: &str,
     ) -> SharedCredentialsProvider {
+        let provider_config = || {
+            ProviderConfig::without_region()
+                .with_behavior_version(Some(BehaviorVersion::latest()))
+                .with_http_client(connector::http_client(connector::to_credentials(config)))
+                .with_region(Some(Region::new(region.to_owned())))
+        };
         match self.current() {
             Credentials::Static { .. } => SharedCredentialsProvider::new(self.clone()),
+            Credentials::Profile(name) => {
+                let profile = ProfileFileCredentialsProvider::builder()
+                    .profile_name(name)
+                    .configure(&provider_config())
+                    .build();
+                SharedCredentialsProvider::new(Cached::of(profile))
+            }
             Credentials::Chain => {
-                let provider_config = aws_config::provider_config::ProviderConfig::without_region()
-                    .with_behavior_version(Some(BehaviorVersion::latest()))
-                    .with_http_client(http_client.clone())
-                    .with_region(Some(Region::new(region.to_owned())));
                 let chain = DefaultCredentialsChain::builder()
                     .region(Region::new(region.to_owned()))
-                    .configure(provider_config)
+                    .configure(provider_config())
                     .build()
                     .await;
-                SharedCredentialsProvider::new(CachedChain {
-                    chain,
-                    current: Mutex::default(),
-                })
+                SharedCredentialsProvider::new(Cached::of(chain))
             }
         }
     }
@@ -95,23 +106,30 @@ impl ProvideCredentials for SharedCredentials {
                 None,
                 "ringback-request",
             )),
-            Credentials::Chain => Err(CredentialsError::not_loaded(
-                "the request now asks for the default chain; it takes effect with the next job",
+            Credentials::Chain | Credentials::Profile(_) => Err(CredentialsError::not_loaded(
+                "the request now asks for other credentials; they take effect with the next job",
             )),
         })
     }
 }
 
-/// The default chain, asked again only when what it gave is about to expire.
+/// A chain or a profile, asked again only when what it gave is about to expire.
 ///
 /// The SDK has a cache for this; as it is set up here, its first look-up never returns.
 #[derive(Debug)]
-struct CachedChain<P> {
-    chain: P,
+struct Cached<P> {
+    source: P,
     current: Mutex<Option<AwsCredentials>>,
 }
 
-impl<P: ProvideCredentials> CachedChain<P> {
+impl<P: ProvideCredentials> Cached<P> {
+    fn of(source: P) -> Self {
+        Self {
+            source,
+            current: Mutex::default(),
+        }
+    }
+
     async fn load(&self) -> provider::Result {
         let mut current = self.current.lock().await;
         let soon = SystemTime::now() + EXPIRY_MARGIN;
@@ -120,7 +138,7 @@ impl<P: ProvideCredentials> CachedChain<P> {
         {
             return Ok(credentials.clone());
         }
-        let found = self.chain.provide_credentials().await;
+        let found = self.source.provide_credentials().await;
         match (found, &*current) {
             (Ok(credentials), _) => Ok(current.insert(credentials).clone()),
             (Err(_), Some(last)) if last.expiry().is_none_or(|at| at > SystemTime::now()) => {
@@ -133,7 +151,7 @@ impl<P: ProvideCredentials> CachedChain<P> {
     }
 }
 
-impl<P: ProvideCredentials> ProvideCredentials for CachedChain<P> {
+impl<P: ProvideCredentials> ProvideCredentials for Cached<P> {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
     where
         Self: 'a,
@@ -171,11 +189,8 @@ mod tests {
         Err(CredentialsError::not_loaded("nowhere"))
     }
 
-    fn chain(answers: Vec<provider::Result>) -> CachedChain<Script> {
-        CachedChain {
-            chain: Script(SyncMutex::new(answers)),
-            current: Mutex::default(),
-        }
+    fn chain(answers: Vec<provider::Result>) -> Cached<Script> {
+        Cached::of(Script(SyncMutex::new(answers)))
     }
 
     #[tokio::test]
@@ -185,7 +200,7 @@ mod tests {
         for _ in 0..3 {
             chain.load().await.expect("credentials");
         }
-        assert_eq!(chain.chain.0.lock().expect("no panic").len(), 1);
+        assert_eq!(chain.source.0.lock().expect("no panic").len(), 1);
     }
 
     #[tokio::test]

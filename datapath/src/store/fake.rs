@@ -10,7 +10,6 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use futures::future::BoxFuture;
 use tokio_util::task::TaskTracker;
 
 use super::{Download, Listed, Meter, ObjectStore, Payload, PutNew, StoreError, Throttle, Upload};
@@ -44,10 +43,12 @@ fn one_of(counter: &AtomicU32) -> bool {
 
 impl FakeStore {
     pub(crate) fn new() -> Self {
-        Self {
+        let store = Self {
             throttle: Some(Throttle::new(4)),
             ..Self::default()
-        }
+        };
+        store.background.close();
+        store
     }
 
     pub(crate) fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
@@ -145,6 +146,10 @@ impl ObjectStore for FakeStore {
         Ok(Box::new(Piece(Some(bytes.into()))))
     }
 
+    async fn size(&self, object: &str) -> Result<u64, StoreError> {
+        self.get(object).await.map(|whole| whole.len() as u64)
+    }
+
     async fn put(&self, object: &str, payload: Payload) -> Result<(), StoreError> {
         self.objects().insert(object.to_owned(), joined(&payload));
         Ok(())
@@ -184,13 +189,8 @@ impl ObjectStore for FakeStore {
         Ok(0)
     }
 
-    fn tidy(&self, task: BoxFuture<'static, ()>) {
-        self.background.spawn(task);
-    }
-
-    async fn settle(&self) {
-        self.background.close();
-        self.background.wait().await;
+    fn background(&self) -> &TaskTracker {
+        &self.background
     }
 
     fn meter(&self) -> &Meter {

@@ -2,10 +2,14 @@
 //!
 //! Everything here is checked once, when it is parsed; the rest of the crate trusts the types.
 
-use std::fmt;
+use std::{fmt, str::Utf8Error};
 
-use http::Uri;
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use http::{HeaderValue, Uri};
+use percent_encoding::percent_decode_str;
 use zeroize::Zeroizing;
+
+use super::tls::Authorities;
 
 /// Path components that the repository format takes for itself.
 const RESERVED: [&str; 8] = [
@@ -245,33 +249,85 @@ impl Endpoint {
 
     /// The endpoint as the SDK takes it.
     pub fn as_url(&self) -> String {
-        self.0.to_string()
+        self.0.to_string().trim_end_matches('/').to_owned()
     }
 }
 
-/// A proxy: `http://[user:password@]host[:port]`.
+/// A proxy: `http(s)://[user:password@]host[:port]`.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Proxy(Uri);
+pub struct Proxy {
+    address: Uri,
+    /// `user:password`, as basic authentication has it.
+    login: Option<Secret>,
+}
 
 impl Proxy {
-    /// Parses a proxy's address; the empty text is `None`. `field` is named in errors.
+    /// Parses a proxy's address; the empty text is `None`. `field` is named in errors. User and
+    /// password are percent-encoded, as everywhere in URLs.
     pub fn parse(field: &'static str, proxy: &str) -> Result<Option<Self>, InvalidLocation> {
         if proxy.is_empty() {
             return Ok(None);
         }
-        http_uri(field, proxy, "http://[user:password@]host:port").map(|uri| Some(Self(uri)))
+        let refuse = |reason: &str| InvalidLocation {
+            field,
+            value: without_user_info(proxy),
+            reason: reason.to_owned(),
+        };
+        let uri = http_uri(field, proxy, "http(s)://[user:password@]host:port")?;
+        if uri.query().is_some() || !matches!(uri.path(), "" | "/") || proxy.contains('#') {
+            return Err(refuse(
+                "has a path, query or fragment; it should be http(s)://[user:password@]host:port, \
+                 where '/', '?', '#', '@' and '%' in user and password are written %2F, %3F, %23, \
+                 %40 and %25",
+            ));
+        }
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        let (login, host) = match authority.rsplit_once('@') {
+            Some((login, host)) => (Some(login), host),
+            None => (None, authority),
+        };
+        let address = Uri::builder()
+            .scheme(uri.scheme_str().unwrap_or("http"))
+            .authority(host)
+            .path_and_query("/")
+            .build();
+        Ok(Some(Self {
+            address: address.map_err(|_| refuse("has no host that can be used"))?,
+            login: login
+                .map(decode_login)
+                .transpose()
+                .map_err(|_| refuse("has a user or password that is not UTF-8"))?,
+        }))
     }
 
-    pub(crate) fn uri(&self) -> &Uri {
-        &self.0
+    /// Where it is, without user and password.
+    pub(crate) fn address(&self) -> &Uri {
+        &self.address
+    }
+
+    /// What it is told, if it wants to know who comes.
+    pub(crate) fn authorization(&self) -> Option<HeaderValue> {
+        let login = self.login.as_ref()?;
+        let encoded = Zeroizing::new(BASE64_STANDARD.encode(login.reveal()));
+        let basic = Zeroizing::new(format!("Basic {}", *encoded));
+        let mut value = HeaderValue::from_str(&basic).expect("base64 fits into a header");
+        value.set_sensitive(true);
+        Some(value)
     }
 }
 
-/// Shows no password.
+/// Shows neither user nor password.
 impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Proxy({})", without_user_info(&self.0.to_string()))
+        write!(f, "Proxy({})", self.address)
     }
+}
+
+fn decode_login(login: &str) -> Result<Secret, Utf8Error> {
+    let (user, password) = login.split_once(':').unwrap_or((login, ""));
+    let user = percent_decode_str(user).decode_utf8()?;
+    let password = Zeroizing::new(percent_decode_str(password).decode_utf8()?.into_owned());
+    Ok(Secret::new(format!("{user}:{}", *password)))
 }
 
 fn http_uri(field: &'static str, value: &str, wants: &'static str) -> Result<Uri, InvalidLocation> {
@@ -283,10 +339,18 @@ fn http_uri(field: &'static str, value: &str, wants: &'static str) -> Result<Uri
     let uri: Uri = value
         .parse()
         .map_err(|_| refuse(format!("is not a URL; it should be {wants}")))?;
-    let has_host = uri.host().is_some_and(|host| !host.is_empty());
-    match uri.scheme_str() {
-        Some("http" | "https") if has_host => Ok(uri),
-        _ => Err(refuse(format!("should be {wants}"))),
+    let host = uri.host().filter(|host| !host.is_empty());
+    let (Some("http" | "https"), Some(host)) = (uri.scheme_str(), host) else {
+        return Err(refuse(format!("should be {wants}")));
+    };
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let behind_host = authority.rsplit_once(host).map_or("", |(_, rest)| rest);
+    match (behind_host, uri.port_u16()) {
+        ("", _) | (_, Some(1..)) => Ok(uri),
+        (port, _) => Err(refuse(format!(
+            "has the port {:?}; a port is 1 to 65535",
+            port.trim_start_matches(':')
+        ))),
     }
 }
 
@@ -317,6 +381,8 @@ impl fmt::Debug for Secret {
 pub enum Credentials {
     /// The AWS default chain: environment, profile, container, instance role.
     Chain,
+    /// This profile of the AWS shared config and credentials files, whatever the environment says.
+    Profile(String),
     /// Given with the request.
     Static {
         /// Access key id.
@@ -337,6 +403,8 @@ pub struct StoreConfig {
     pub region: Option<String>,
     /// false: any certificate is accepted.
     pub verify_tls: bool,
+    /// Trusted beside the system's.
+    pub authorities: Authorities,
     /// Proxy for http endpoints.
     pub http_proxy: Option<Proxy>,
     /// Proxy for https endpoints (CONNECT).

@@ -6,13 +6,17 @@
 
 mod connector;
 mod credentials;
+mod dial;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod location;
 mod payload;
+mod proxies;
 mod region;
 pub mod s3;
 mod throttle;
+mod tls;
+mod trouble;
 
 use std::sync::{
     Arc,
@@ -21,11 +25,12 @@ use std::sync::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use tokio_util::task::TaskTracker;
 
 pub use credentials::SharedCredentials;
 pub use payload::Payload;
 pub use throttle::{Permit, Throttle};
+pub use tls::{Authorities, InvalidCaFile};
 
 /// Why the store did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +48,7 @@ pub enum StoreError {
         object: String,
     },
     /// There is no such bucket.
-    #[error("there is no bucket {bucket:?} at {endpoint}")]
+    #[error("there is no bucket {bucket:?} at {endpoint}; make it, or correct the path")]
     NoBucket {
         /// Its name.
         bucket: String,
@@ -51,7 +56,9 @@ pub enum StoreError {
         endpoint: String,
     },
     /// The credentials do not allow it.
-    #[error("{endpoint} denies access to {object} ({code})")]
+    #[error(
+        "{endpoint} denies access to {object} ({code}); check the credentials and their rights"
+    )]
     Denied {
         /// The key.
         object: String,
@@ -142,6 +149,9 @@ pub trait ObjectStore: Send + Sync {
         end: u64,
     ) -> Result<Box<dyn Download>, StoreError>;
 
+    /// Length of an object in bytes.
+    async fn size(&self, object: &str) -> Result<u64, StoreError>;
+
     /// Stores an object, replacing one of that name.
     async fn put(&self, object: &str, payload: Payload) -> Result<(), StoreError>;
 
@@ -160,14 +170,15 @@ pub trait ObjectStore: Send + Sync {
     /// A store may list fewer than there are: MinIO lists those of one exact name only.
     async fn abandon_uploads(&self, prefix: &str) -> Result<usize, StoreError>;
 
-    /// Lets a request that nobody waits for run by itself, such as the abort of an upload.
-    ///
-    /// Called within a Tokio runtime.
-    fn tidy(&self, task: BoxFuture<'static, ()>);
+    /// What runs without anybody waiting for it, such as the abort of an upload: shared by all
+    /// clones of this store, and closed from the start, so that it can be waited for at any time.
+    fn background(&self) -> &TaskTracker;
 
-    /// Waits until all that was given to [`tidy`](Self::tidy) has ended, by whichever clone of
-    /// this store. An abort takes its time when the store does not answer, but less than a minute.
-    async fn settle(&self);
+    /// Waits until nothing runs in the [background](Self::background) and no token of it is held.
+    /// An abort takes its time when the store does not answer, but less than a minute.
+    async fn settle(&self) {
+        self.background().wait().await;
+    }
 
     /// Payload bytes sent and received.
     fn meter(&self) -> &Meter;

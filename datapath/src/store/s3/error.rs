@@ -9,7 +9,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use super::{super::StoreError, S3Store, retry::is_transient};
 
 /// Texts of errors that say nothing that their causes do not say better.
-const EMPTY_TEXTS: [&str; 8] = [
+const EMPTY_TEXTS: [&str; 9] = [
     "an unknown error occurred",
     "connector error",
     "dispatch failure",
@@ -18,6 +18,7 @@ const EMPTY_TEXTS: [&str; 8] = [
     "request has timed out",
     "response error",
     "timeout",
+    "user error",
 ];
 
 /// Where credentials come from when a request brings none.

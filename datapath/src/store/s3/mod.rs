@@ -25,7 +25,6 @@ use aws_sdk_s3::{
 };
 use aws_smithy_runtime::client::retries::{RetryPartition, TokenBucket};
 use bytes::{Bytes, BytesMut};
-use futures::future::BoxFuture;
 use tokio_util::task::TaskTracker;
 
 use self::{
@@ -72,18 +71,17 @@ impl S3Store {
         patience: Duration,
         transfers_max: usize,
     ) -> Self {
-        let connector = connector::connector(config);
+        let connector = connector::to_store(config);
         let throttle = Throttle::new(transfers_max);
         let region = match &config.region {
             Some(region) => region.clone(),
             None => region::find(&path, config, &connector).await,
         };
-        let http_client = connector::http_client(connector);
         let mut builder = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
-            .http_client(http_client.clone())
+            .http_client(connector::http_client(connector))
             .region(Region::new(region.clone()))
-            .credentials_provider(credentials.provider(&http_client, &region).await)
+            .credentials_provider(credentials.provider(config, &region).await)
             .identity_cache(IdentityCache::no_cache())
             .force_path_style(config.endpoint.is_some())
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
@@ -179,6 +177,23 @@ impl ObjectStore for S3Store {
         Ok(Box::new(download))
     }
 
+    async fn size(&self, object: &str) -> Result<u64, StoreError> {
+        let head = self
+            .client
+            .head_object()
+            .bucket(self.bucket())
+            .key(self.key(object))
+            .send()
+            .await
+            .map_err(|error| self.error(object, &error))?;
+        let length = head.content_length.and_then(|len| u64::try_from(len).ok());
+        length.ok_or_else(|| StoreError::Refused {
+            object: self.key(object),
+            endpoint: self.endpoint.clone(),
+            reason: "the answer to HeadObject has no length".into(),
+        })
+    }
+
     async fn put(&self, object: &str, payload: Payload) -> Result<(), StoreError> {
         let bytes = payload.len();
         let content_length = i64::try_from(bytes).expect("an object is smaller than 8 EiB");
@@ -255,12 +270,8 @@ impl ObjectStore for S3Store {
         self.abandon(prefix).await
     }
 
-    fn tidy(&self, task: BoxFuture<'static, ()>) {
-        self.background.spawn(task);
-    }
-
-    async fn settle(&self) {
-        self.background.wait().await;
+    fn background(&self) -> &TaskTracker {
+        &self.background
     }
 
     fn meter(&self) -> &Meter {
