@@ -47,6 +47,8 @@ const WHOLE_BYTES_MAX: usize = 256 << 20;
 #[derive(Clone)]
 pub struct S3Store {
     client: Client,
+    /// What is the same for every patience.
+    impatient: Config,
     path: RepositoryPath,
     endpoint: String,
     meter: Arc<Meter>,
@@ -97,16 +99,16 @@ impl S3Store {
                     .build(),
             )
             .retry_classifier(Classifier)
-            .timeout_config(timeouts(patience, 0))
-            .interceptor(Witness)
             .interceptor(Observer(Arc::clone(&throttle)));
         if let Some(endpoint) = &config.endpoint {
             builder = builder.endpoint_url(endpoint.as_url());
         }
+        let impatient = builder.build();
         let background = TaskTracker::new();
         background.close();
         Self {
-            client: Client::from_conf(builder.build()),
+            client: patient_client(&impatient, patience),
+            impatient,
             endpoint: config
                 .endpoint
                 .as_ref()
@@ -121,14 +123,8 @@ impl S3Store {
 
     /// The same store with another patience.
     pub fn with_patience(&self, patience: Duration) -> Self {
-        let config = self
-            .client
-            .config()
-            .to_builder()
-            .timeout_config(timeouts(patience, 0))
-            .build();
         Self {
-            client: Client::from_conf(config),
+            client: patient_client(&self.impatient, patience),
             patience,
             ..self.clone()
         }
@@ -146,6 +142,12 @@ impl S3Store {
     fn limits_for(&self, bytes: u64) -> aws_sdk_s3::config::Builder {
         Config::builder().timeout_config(timeouts(self.patience, bytes))
     }
+}
+
+fn patient_client(config: &Config, patience: Duration) -> Client {
+    let builder = config.to_builder();
+    let builder = builder.timeout_config(timeouts(patience, 0));
+    Client::from_conf(builder.interceptor(Witness { patience }).build())
 }
 
 #[async_trait]
