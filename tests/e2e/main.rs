@@ -15,6 +15,7 @@ mod secrets;
 mod socket;
 mod sources;
 mod store;
+mod tokens;
 mod transfers;
 mod valve;
 mod volumes;

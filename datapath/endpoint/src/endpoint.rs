@@ -19,6 +19,7 @@ use crate::gate::{Gate, HeldReplies, Turnstile};
 use crate::s3::Operations;
 use crate::server;
 use crate::store::Store;
+use crate::tokens::Tokens;
 
 /// Where the objects are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -106,6 +107,7 @@ pub struct Endpoint {
     access_key_id: String,
     secret_access_key: String,
     gate: Gate,
+    tokens: Tokens,
     stop: Option<oneshot::Sender<()>>,
     server: JoinHandle<()>,
 }
@@ -132,7 +134,8 @@ impl Endpoint {
             access_key_id.clone(),
             secret_access_key.as_str(),
         ));
-        service.set_access(Turnstile);
+        let tokens = Tokens::default();
+        service.set_access(Turnstile(tokens.clone()));
         let gate = Gate::new(service.build());
 
         let bind_error = |source| Error::Bind {
@@ -148,6 +151,7 @@ impl Endpoint {
             access_key_id,
             secret_access_key,
             gate,
+            tokens,
             stop: Some(stop),
             server,
         })
@@ -180,6 +184,12 @@ impl Endpoint {
     /// Lets requests in and applies them, but withholds their replies until the guard is dropped.
     pub fn hold_replies(&self) -> HeldReplies {
         self.gate.hold_replies()
+    }
+
+    /// From the next request on, only those are let in that carry this session token; others are
+    /// refused with this S3 error code, such as `ExpiredToken`.
+    pub fn want_session_token(&self, token: impl Into<String>, refusal: &'static str) {
+        self.tokens.want(token.into(), refusal);
     }
 
     /// From the next request on, some meet the faults of this plan; `None`: none does. Which ones

@@ -37,6 +37,7 @@ mod s3;
 mod server;
 mod store;
 mod tamper;
+mod tokens;
 
 pub use counters::{Counters, OperationCounters};
 pub use endpoint::{Backing, Endpoint, Error, Options};

@@ -1,91 +1,123 @@
 //! Credentials that can be replaced while requests are signed with them.
 
-use std::{
-    fmt,
-    sync::{Arc, PoisonError, RwLock},
-    time::{Duration, SystemTime},
-};
+use std::{fmt, sync::Arc};
 
-use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_credential_types::{
     Credentials as AwsCredentials,
-    provider::{
-        self, ProvideCredentials, SharedCredentialsProvider, error::CredentialsError, future,
-    },
+    provider::{self, ProvideCredentials, error::CredentialsError, future},
 };
-use aws_sdk_s3::config::BehaviorVersion;
-use aws_types::region::Region;
-use tokio::sync::Mutex;
+use tokio::sync::watch;
 
-use super::{
-    connector,
-    location::{Credentials, StoreConfig},
-};
-
-/// Credentials are renewed so long before they expire: longer than a request takes.
-const EXPIRY_MARGIN: Duration = Duration::from_secs(5 * 60);
+use super::location::Credentials;
 
 /// The credentials of a job; each poll of a backup may replace them, for session tokens expire.
 #[derive(Clone)]
-pub struct SharedCredentials(Arc<RwLock<Credentials>>);
+pub struct SharedCredentials {
+    held: Arc<watch::Sender<Held>>,
+    renewable: bool,
+}
+
+struct Held {
+    credentials: Credentials,
+    /// The store has taken them.
+    accepted: bool,
+    /// The store takes them no more.
+    expired: bool,
+}
+
+impl Held {
+    fn new(credentials: Credentials) -> Self {
+        Self {
+            credentials,
+            accepted: false,
+            expired: false,
+        }
+    }
+
+    fn has_token(&self, token: &str) -> bool {
+        match &self.credentials {
+            Credentials::Static {
+                session_token: Some(held),
+                ..
+            } => held.reveal() == token,
+            _ => false,
+        }
+    }
+}
 
 impl SharedCredentials {
-    /// Begins with these.
+    /// Signs with these. Once their token has expired, requests fail.
     pub fn new(credentials: Credentials) -> Self {
-        Self(Arc::new(RwLock::new(credentials)))
+        Self {
+            held: Arc::new(watch::Sender::new(Held::new(credentials))),
+            renewable: false,
+        }
+    }
+
+    /// Begins with these. Once their token has expired, requests wait until they are
+    /// [replaced](Self::replace), for as long as the store's patience lasts.
+    pub fn renewable(credentials: Credentials) -> Self {
+        Self {
+            renewable: true,
+            ..Self::new(credentials)
+        }
     }
 
     /// From now on, sign with these. A change between static credentials and the chain takes
     /// effect with the next job.
     pub fn replace(&self, credentials: Credentials) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = credentials;
-    }
-
-    fn current(&self) -> Credentials {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    pub(super) async fn provider(
-        &self,
-        config: &StoreConfig,
-        region: &str,
-    ) -> SharedCredentialsProvider {
-        match self.current() {
-            Credentials::Static { .. } => SharedCredentialsProvider::new(self.clone()),
-            Credentials::Chain => {
-                let provider_config = aws_config::provider_config::ProviderConfig::without_region()
-                    .with_behavior_version(Some(BehaviorVersion::latest()))
-                    .with_http_client(connector::http_client(connector::to_credentials(config)))
-                    .with_region(Some(Region::new(region.to_owned())));
-                let chain = DefaultCredentialsChain::builder()
-                    .region(Region::new(region.to_owned()))
-                    .configure(provider_config)
-                    .build()
-                    .await;
-                SharedCredentialsProvider::new(CachedChain {
-                    chain,
-                    current: Mutex::default(),
-                })
+        self.held.send_if_modified(|held| {
+            let differ = held.credentials != credentials;
+            if differ {
+                *held = Held::new(credentials);
             }
-        }
+            differ
+        });
     }
-}
 
-impl fmt::Debug for SharedCredentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SharedCredentials")
+    /// Whether requests wait for other credentials.
+    pub fn have_expired(&self) -> bool {
+        self.held.borrow().expired
     }
-}
 
-impl ProvideCredentials for SharedCredentials {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::ready(match self.current() {
+    pub(super) fn is_chain(&self) -> bool {
+        self.held.borrow().credentials == Credentials::Chain
+    }
+
+    /// Notes that the store took a request with this token.
+    pub(super) fn accepted(&self, token: &str) {
+        self.held.send_if_modified(|held| {
+            held.accepted |= held.has_token(token);
+            false
+        });
+    }
+
+    /// Notes that the store no more takes this token; whether another one is there or may come.
+    /// Without `surely`, the store's words are also those for a token that never was one.
+    pub(super) fn expired(&self, token: &str, surely: bool) -> bool {
+        let mut may_pass = self.renewable;
+        self.held.send_if_modified(|held| {
+            if !held.has_token(token) {
+                // Signed with it before it was replaced.
+                may_pass = true;
+            } else if !(surely || held.accepted) {
+                may_pass = false;
+            } else if may_pass {
+                held.expired = true;
+            }
+            false
+        });
+        may_pass
+    }
+
+    async fn valid(&self) -> Credentials {
+        let mut held = self.held.subscribe();
+        let valid = held.wait_for(|held| !held.expired).await;
+        valid.expect("its sender is ours").credentials.clone()
+    }
+
+    async fn load(&self) -> provider::Result {
+        match self.valid().await {
             Credentials::Static {
                 access_key_id,
                 secret_access_key,
@@ -100,42 +132,17 @@ impl ProvideCredentials for SharedCredentials {
             Credentials::Chain => Err(CredentialsError::not_loaded(
                 "the request now asks for the default chain; it takes effect with the next job",
             )),
-        })
-    }
-}
-
-/// The default chain, asked again only when what it gave is about to expire.
-///
-/// The SDK has a cache for this; as it is set up here, its first look-up never returns.
-#[derive(Debug)]
-struct CachedChain {
-    chain: DefaultCredentialsChain,
-    current: Mutex<Option<AwsCredentials>>,
-}
-
-impl CachedChain {
-    async fn load(&self) -> provider::Result {
-        let mut current = self.current.lock().await;
-        let soon = SystemTime::now() + EXPIRY_MARGIN;
-        if let Some(credentials) = &*current
-            && credentials.expiry().is_none_or(|expiry| expiry > soon)
-        {
-            return Ok(credentials.clone());
-        }
-        let found = self.chain.provide_credentials().await;
-        match (found, &*current) {
-            (Ok(credentials), _) => Ok(current.insert(credentials).clone()),
-            (Err(_), Some(last)) if last.expiry().is_none_or(|at| at > SystemTime::now()) => {
-                Ok(last.clone())
-            }
-            // There were some, so there will be some again: the provider has a bad moment.
-            (Err(error), Some(_)) => Err(CredentialsError::provider_error(error)),
-            (Err(error), None) => Err(error),
         }
     }
 }
 
-impl ProvideCredentials for CachedChain {
+impl fmt::Debug for SharedCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SharedCredentials")
+    }
+}
+
+impl ProvideCredentials for SharedCredentials {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
     where
         Self: 'a,
