@@ -110,10 +110,12 @@ pub struct S3Settings {
 /// Bounds of the data path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatapathSettings {
-    /// Buffers of one backup or restore.
-    pub memory_per_job_mib: u32,
-    /// Backups and restores that run at a time; more of them wait.
-    pub jobs_max: u32,
+    /// Memory for the buffers and indexes of all jobs together.
+    pub memory_mib: u32,
+    /// Backups that move data at a time; more of them wait.
+    pub backups_max: u32,
+    /// Restores that move data at a time; more of them wait.
+    pub restores_max: u32,
     /// What moves blocks from and to the devices.
     pub io_engine: IoEngine,
     /// Whether they pass the page cache by; false only to see what that is good for.
@@ -124,14 +126,22 @@ pub struct DatapathSettings {
     pub part_mib: u32,
     /// Size at which a pack is closed.
     pub pack_mib: u32,
+    /// A backup cuts its data into at least so many packs, unless they get very small.
+    pub packs_min: u32,
     /// Parts in flight to or from the store.
     pub parts_in_flight: u32,
 }
 
 impl DatapathSettings {
-    /// Buffers of one job, in bytes.
-    pub fn memory_per_job_bytes(&self) -> u64 {
-        u64::from(self.memory_per_job_mib) << MIB_SHIFT
+    /// Buffers of one job, in bytes: three quarters of the memory, shared out.
+    pub fn buffer_bytes(&self) -> u64 {
+        let jobs = u64::from(self.backups_max + self.restores_max);
+        (u64::from(self.memory_mib) << MIB_SHIFT) / 4 * 3 / jobs
+    }
+
+    /// The index of one backup, in bytes: one quarter of the memory, shared out.
+    pub fn index_bytes(&self) -> u64 {
+        (u64::from(self.memory_mib) << MIB_SHIFT) / 4 / u64::from(self.backups_max)
     }
 
     /// Size of a part, in bytes.

@@ -11,7 +11,7 @@ use ringback_datapath::{
         location::{BackupPath, RepositoryPath, Secret, StoreConfig},
     },
 };
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -19,7 +19,7 @@ use crate::{
     config::Config,
     failure::Failure,
     groups::{Class, Groups},
-    jobs::{OPEN_PATIENCE, backup::BackupJobs, repository, restore::RestoreJobs},
+    jobs::{OPEN_PATIENCE, backup::BackupJobs, repository, restore::RestoreJobs, turns::Turns},
     names::VolumeName,
     request::{
         ClassRef, CreateSnapshot, CreateVolume, RemoveVolume, ResizeVolume, ShrinkRule, VolumeInfo,
@@ -58,7 +58,7 @@ impl Daemon {
     pub async fn open(config: Config) -> Result<Self, Failure> {
         let groups = Arc::new(Groups::open(&config).await?);
         let config = Arc::new(config);
-        let turns = Arc::new(Semaphore::new(config.datapath.jobs_max as usize));
+        let turns = Arc::new(Turns::new(&config.datapath));
         let revision = watch::Sender::new(0);
         let stopping = CancellationToken::new();
         Ok(Self {
@@ -200,10 +200,18 @@ impl Daemon {
     ) -> Result<Vec<Committed>, Failure> {
         let store = repository::admit(&self.config, store, encryption_key)?;
         let credentials = SharedCredentials::new(store.credentials.clone());
-        let store =
-            repository::connect(&self.config, path, &store, &credentials, OPEN_PATIENCE).await;
-        let repository = Repository::open(Arc::new(store)).await?;
-        Ok(Log::replay(&repository).await?.commits().to_vec())
+        let asked = async {
+            let store =
+                repository::connect(&self.config, path, &store, &credentials, OPEN_PATIENCE).await;
+            let repository = Repository::open(Arc::new(store)).await?;
+            Ok(Log::replay(&repository).await?.commits().to_vec())
+        };
+        tokio::select! {
+            () = self.stopping.cancelled() => {
+                Err(Failure::new(Code::Unavailable, "the daemon is stopping"))
+            }
+            answer = asked => answer,
+        }
     }
 
     /// One backup.
@@ -234,10 +242,11 @@ impl Daemon {
         self.stopping.clone()
     }
 
-    /// Ends Watch streams and jobs; when it returns, no job runs.
+    /// Ends Watch streams and jobs; when it returns, no job runs. Backups are brought to a point
+    /// that they can be gone on with from; half a restore is of no use to anybody.
     pub async fn stop(&self) {
         self.stopping.cancel();
-        tokio::join!(self.backups.cancel_all(), self.restores.cancel_all());
+        tokio::join!(self.backups.wind_up(), self.restores.cancel_all());
     }
 
     fn changed(&self) {

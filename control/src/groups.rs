@@ -83,7 +83,7 @@ impl Groups {
             let names: Vec<&str> = self.classes.iter().map(|it| &it.config.name[..]).collect();
             let wanted = match class {
                 ClassRef::Default => "a default device class".to_owned(),
-                ClassRef::Named(name) => format!("the device class {name:?}"),
+                ClassRef::Named(name) => format!("device_class {name:?}"),
             };
             Failure::new(
                 Code::NotFound,
@@ -169,9 +169,16 @@ impl Class {
             });
         };
         let class = config.option_class(name).ok_or_else(|| {
+            let classes = &config.option_classes;
+            let names: Vec<&str> = classes.iter().map(|class| &class.name[..]).collect();
+            let there_are = match names.join(", ") {
+                none if none.is_empty() => "none".to_owned(),
+                names => names,
+            };
+            let unknown = "is not configured (lvcreate-option-classes); there are:";
             Failure::new(
                 Code::Internal,
-                format!("lvcreate_option_class {name:?} is not configured"),
+                format!("lvcreate_option_class {name:?} {unknown} {there_are}"),
             )
         })?;
         Ok(LayoutOptions {

@@ -4,6 +4,7 @@
 pub mod backup;
 pub mod repository;
 pub mod restore;
+pub mod turns;
 
 use std::{
     panic::AssertUnwindSafe,
@@ -12,7 +13,7 @@ use std::{
 };
 
 use futures::FutureExt;
-use ringback_datapath::{progress::Progress, store::ObjectStore};
+use ringback_datapath::{progress::Progress, stop::Stop, store::ObjectStore};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -25,6 +26,9 @@ pub(crate) const JOB_PATIENCE: Duration = Duration::from_secs(15 * 60);
 pub(crate) const OPEN_PATIENCE: Duration = Duration::from_secs(10);
 /// The same for the question whether a backup of a volume that is not here exists.
 pub(crate) const ASK_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a job may take to reach a point that it can be gone on with from, when the daemon
+/// stops. With what follows it stays well below the 90 s that service managers usually wait.
+const WIND_UP_PATIENCE: Duration = Duration::from_secs(20);
 
 /// How far a job is, whatever its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,8 +51,8 @@ pub struct Watched {
     pub copying: Arc<Progress>,
     /// When the job began.
     pub started: Instant,
-    /// Ends the job.
-    pub cancel: CancellationToken,
+    stop: Stop,
+    over: CancellationToken,
     store: std::sync::OnceLock<Arc<dyn ObjectStore>>,
 }
 
@@ -58,8 +62,24 @@ impl Watched {
             progress: Arc::default(),
             copying: Arc::default(),
             started: Instant::now(),
-            cancel: CancellationToken::new(),
+            stop: Stop::default(),
+            over: CancellationToken::new(),
             store: std::sync::OnceLock::new(),
+        }
+    }
+
+    /// Ends the job at once, and waits until it has let go of its volume.
+    pub async fn halt(&self) {
+        self.stop.halt();
+        self.over.cancelled().await;
+    }
+
+    /// Ends the job at a point that it can be gone on with from, or at once when that takes long.
+    pub async fn wind_up(&self) {
+        self.stop.wind_up();
+        let wound_up = tokio::time::timeout(WIND_UP_PATIENCE, self.over.cancelled()).await;
+        if wound_up.is_err() {
+            self.halt().await;
         }
     }
 

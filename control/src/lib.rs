@@ -12,6 +12,7 @@ pub mod failure;
 pub mod groups;
 pub mod jobs;
 pub mod names;
+mod planted;
 pub mod request;
 pub mod serve;
 pub mod service;

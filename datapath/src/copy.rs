@@ -12,6 +12,7 @@ use crate::{
     progress::Progress,
     ring::BlockQueue,
     settings::Settings,
+    stop::Stop,
     tasks::blocking,
 };
 
@@ -22,12 +23,14 @@ const DEPTH: usize = 8;
 
 /// Copies all data of `from` to `to`, which must read as zeros and be at least as large.
 ///
-/// Reads and writes pass the page cache by and go through io_uring like a backup's.
+/// Reads and writes pass the page cache by and go through io_uring like a backup's. When this
+/// returns, however it ends, both files are closed.
 pub async fn run(
     from: &Path,
     to: &Path,
     settings: &Settings,
     progress: &Arc<Progress>,
+    stop: &Stop,
 ) -> Result<(), Error> {
     let (source, target, extents) = open(from, to, settings.direct).await?;
     if target.size_bytes < source.size_bytes {
@@ -56,7 +59,8 @@ pub async fn run(
         source,
     })?;
     let (source_closed, target_closed) = (copy.reader.closed(), copy.writer.closed());
-    let copied = copy.all(steps, progress).await;
+    // Half a copy is of no use to a later run, so there is no winding up.
+    let copied = stop.unless_asked(copy.all(steps, progress)).await;
     // However it ended: the caller may remove either when this returns.
     drop(copy);
     source_closed.await;
@@ -105,22 +109,15 @@ impl Copy {
 
     async fn step(&self, step: Extent, progress: &Progress) -> Result<(), Error> {
         let offset = step.start;
-        let io = |what| {
-            move |source| Error::Io {
-                what,
-                offset,
-                source,
-            }
-        };
         let len = usize::try_from(step.end - step.start).expect("at most a step");
         let slot = self.arena.acquire().await;
         let read = self.reader.read(slot, offset, len).await;
-        let mut slot = read.map_err(io("read"))?;
+        let mut slot = read.map_err(Error::of_read(offset))?;
         progress.add_volume_io(len as u64);
         if !is_zero(&slot[..len]) {
             let padded = self.pad_to_block(&mut slot, len, step);
             let written = self.writer.write(slot, 0..padded, offset).await;
-            written.map_err(io("write"))?;
+            written.map_err(Error::of_write(offset))?;
         }
         progress.add_done(len as u64);
         Ok(())
@@ -182,7 +179,8 @@ mod tests {
             source.write_all_at(&data, offset).expect("write");
         }
         let progress = Arc::default();
-        run(&from, &to, &Settings::default(), &progress)
+        let settings = Settings::default();
+        run(&from, &to, &settings, &progress, &Stop::default())
             .await
             .expect("copy");
         assert!(std::fs::read(&from).expect("read") == std::fs::read(&to).expect("read"));

@@ -24,6 +24,8 @@ pub enum ErrorKind {
     Unsupported,
     /// Look at this host: its disks, its kernel.
     Local,
+    /// Begin again: it was told to end.
+    Stopped,
 }
 
 /// A failure of a backup, a restore or a look into a repository.
@@ -93,7 +95,10 @@ pub enum Error {
         by: String,
     },
     /// The volume cannot hold the backup.
-    #[error("the volume has {volume_bytes} bytes, the backup {backup_bytes}; it must be as large")]
+    #[error(
+        "the volume has {volume_bytes} bytes, and the backup {backup_bytes}; it should be at least as \
+         large"
+    )]
     TooSmall {
         /// The volume's size.
         volume_bytes: u64,
@@ -121,6 +126,18 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The volume became shorter while it was read.
+    #[error(
+        "the volume ends before byte {offset}, which it had when the backup began: it was shrunk \
+         meanwhile"
+    )]
+    Shrunk {
+        /// What could not be read any more.
+        offset: u64,
+    },
+    /// It was told to end before its work was done.
+    #[error("stopped before the end")]
+    Stopped,
     /// Buffers, threads or a flush failed.
     #[error("cannot {what}: {source}")]
     System {
@@ -132,6 +149,27 @@ pub enum Error {
 }
 
 impl Error {
+    /// For `map_err`: a read of the volume at `offset` failed.
+    pub(crate) fn of_read(offset: u64) -> impl FnOnce(io::Error) -> Self {
+        move |source| match source.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Shrunk { offset },
+            _ => Self::Io {
+                what: "read",
+                offset,
+                source,
+            },
+        }
+    }
+
+    /// For `map_err`: a write to the volume at `offset` failed.
+    pub(crate) fn of_write(offset: u64) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io {
+            what: "write",
+            offset,
+            source,
+        }
+    }
+
     /// What the caller can do about it.
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -151,7 +189,10 @@ impl Error {
             Self::NameTaken { .. } => ErrorKind::NameTaken,
             Self::TooSmall { .. } => ErrorKind::TooSmall,
             Self::UnsuitableStore { .. } => ErrorKind::Unsupported,
-            Self::Device(_) | Self::Io { .. } | Self::System { .. } => ErrorKind::Local,
+            Self::Device(_) | Self::Io { .. } | Self::Shrunk { .. } | Self::System { .. } => {
+                ErrorKind::Local
+            }
+            Self::Stopped => ErrorKind::Stopped,
         }
     }
 }

@@ -59,14 +59,13 @@ impl DedupeIndex {
         }
     }
 
-    /// Loads segments, the newest (last) first, until the index is full. One that is damaged is
-    /// left out: the index only saves work.
+    /// Takes up segments, the newest (last) first, until the index is full. One that is damaged
+    /// is left out: the index only saves work.
     pub async fn load(
+        &mut self,
         repository: &Repository,
         segments: &[PackName],
-        memory_bytes: usize,
-    ) -> Result<Self, Error> {
-        let mut index = Self::new(memory_bytes);
+    ) -> Result<(), Error> {
         let mut fetched = stream::iter(segments.iter().rev().copied())
             .map(|name| fetch_segment(repository, name))
             .buffered(FETCHES);
@@ -74,7 +73,7 @@ impl DedupeIndex {
             let added = fetched.and_then(|(object, segment)| {
                 let mut packs = segment.packs.iter();
                 packs
-                    .try_for_each(|pack| index.add_pack(pack))
+                    .try_for_each(|pack| self.add_pack(pack))
                     .map_err(|source| repository.refuse(&object, source))
             });
             match added {
@@ -83,15 +82,15 @@ impl DedupeIndex {
                 }
                 added => added?,
             }
-            if index.is_full() {
+            if self.is_full() {
                 tracing::warn!(
-                    chunks = index.places.len(),
+                    chunks = self.places.len(),
                     "the index of known chunks is full; some will be stored again"
                 );
                 break;
             }
         }
-        Ok(index)
+        Ok(())
     }
 
     /// Where a chunk lies.
@@ -126,8 +125,9 @@ impl DedupeIndex {
         self.places.len() >= self.capacity
     }
 
-    /// Records lie one behind the other, so offsets follow from lengths.
-    fn add_pack(&mut self, pack: &IndexedPack) -> Result<(), FormatError> {
+    /// Takes up the chunks of a pack. Records lie one behind the other, so offsets follow from
+    /// lengths.
+    pub fn add_pack(&mut self, pack: &IndexedPack) -> Result<(), FormatError> {
         let name = PackName::from_slice(&pack.name)?;
         let (ids, rest) = pack.ids.as_chunks::<32>();
         if !rest.is_empty() || ids.len() != pack.stored_bytes.len() {
@@ -148,6 +148,16 @@ impl DedupeIndex {
             offset += u64::from(stored_bytes);
         }
         Ok(())
+    }
+}
+
+impl From<FinishedPack> for IndexedPack {
+    fn from(pack: FinishedPack) -> Self {
+        Self {
+            name: bytes::Bytes::copy_from_slice(pack.name.as_bytes()),
+            ids: pack.footer.ids,
+            stored_bytes: pack.footer.stored_bytes,
+        }
     }
 }
 
@@ -197,11 +207,7 @@ impl SegmentWriter {
     pub async fn add(&mut self, packs: Vec<FinishedPack>) -> Result<(), Error> {
         for pack in packs {
             self.chunks += pack.footer.stored_bytes.len() as u64;
-            self.segment.packs.push(IndexedPack {
-                name: bytes::Bytes::copy_from_slice(pack.name.as_bytes()),
-                ids: pack.footer.ids,
-                stored_bytes: pack.footer.stored_bytes,
-            });
+            self.segment.packs.push(pack.into());
             if self.chunks >= self.chunks_max {
                 self.flush().await?;
             }

@@ -166,7 +166,7 @@ impl Log {
     }
 
     /// Reads what others appended since.
-    async fn catch_up(&mut self) -> Result<(), Error> {
+    pub async fn catch_up(&mut self) -> Result<(), Error> {
         self.check_no_checkpoints().await?;
         let after = self.head.object();
         let listed = self.repository.store().list(LOG, Some(&after)).await?;

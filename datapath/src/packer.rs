@@ -11,6 +11,7 @@ use std::{collections::VecDeque, sync::Arc};
 use bytes::Bytes;
 use ringback_proto::repository::PackFooter;
 use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use crate::{
     error::Error,
@@ -30,6 +31,23 @@ pub struct PackSizes {
     pub pack_bytes: u32,
     /// All parts but a pack's last are of this size.
     pub part_bytes: u32,
+}
+
+/// However little data there is, packs are not made smaller than this.
+const SMALL_PACK_BYTES: u32 = 4 << 20;
+
+impl PackSizes {
+    /// Sizes for so many bytes of data: at least `packs_min` packs, within reason, for what a
+    /// killed run had of packs that were not whole goes again.
+    #[must_use]
+    pub fn for_data(self, bytes: u64, packs_min: u32) -> Self {
+        let share = bytes.div_ceil(u64::from(packs_min.max(1)));
+        let share = u32::try_from(share).unwrap_or(u32::MAX);
+        Self {
+            pack_bytes: share.max(SMALL_PACK_BYTES).min(self.pack_bytes),
+            ..self
+        }
+    }
 }
 
 /// Writes packs of one kind.
@@ -136,6 +154,7 @@ impl PackWriter {
             let uploader = Uploader {
                 store: Arc::clone(self.repository.store()),
                 object: layout.object(),
+                _unsettled: self.repository.store().background().token(),
             };
             self.uploads.spawn(uploader.run(receiver));
             OpenPack {
@@ -231,6 +250,8 @@ impl PartBuffer {
 struct Uploader {
     store: Arc<dyn ObjectStore>,
     object: String,
+    /// The store is not settled before the upload has ended or is being aborted.
+    _unsettled: TaskTrackerToken,
 }
 
 impl Uploader {
@@ -251,7 +272,10 @@ impl Uploader {
         first: Payload,
         mut parts: mpsc::Receiver<Part>,
     ) -> Result<FinishedPack, Error> {
-        let upload = AbortUnlessDone(Some(self.store.upload(&self.object).await?));
+        let upload = AbortUnlessDone {
+            upload: Some(self.store.upload(&self.object).await?),
+            background: self.store.background().clone(),
+        };
         let mut sending = JoinSet::new();
         let mut number = 1;
         let mut bytes = 0;
@@ -302,24 +326,27 @@ impl Uploader {
 }
 
 /// A multipart upload that is given up when it is dropped unfinished.
-struct AbortUnlessDone(Option<Arc<dyn Upload>>);
+struct AbortUnlessDone {
+    upload: Option<Arc<dyn Upload>>,
+    background: TaskTracker,
+}
 
 impl AbortUnlessDone {
     fn get(&self) -> Arc<dyn Upload> {
-        Arc::clone(self.0.as_ref().expect("taken only when it ends"))
+        Arc::clone(self.upload.as_ref().expect("taken only when it ends"))
     }
 
     async fn complete(mut self, bytes: u64) -> Result<(), StoreError> {
         self.get().complete(bytes).await?;
-        self.0 = None;
+        self.upload = None;
         Ok(())
     }
 }
 
 impl Drop for AbortUnlessDone {
     fn drop(&mut self) {
-        if let Some(upload) = self.0.take() {
-            tokio::spawn(async move { upload.abort().await });
+        if let Some(upload) = self.upload.take() {
+            self.background.spawn(async move { upload.abort().await });
         }
     }
 }
@@ -329,6 +356,23 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn much_data_goes_in_large_packs_and_little_in_many() {
+        let sizes = PackSizes {
+            pack_bytes: 128 << 20,
+            part_bytes: 8 << 20,
+        };
+        for (data, packs_min, pack_bytes) in [
+            (0, 64, 4 << 20),
+            (1 << 30, 64, 16 << 20),
+            (1 << 30, 1, 128 << 20),
+            (1 << 40, 64, 128 << 20),
+            (u64::MAX, 1, 128 << 20),
+        ] {
+            assert_eq!(sizes.for_data(data, packs_min).pack_bytes, pack_bytes);
+        }
+    }
 
     proptest! {
         #[test]

@@ -120,11 +120,7 @@ impl VolumeReader {
                     let slot = queue
                         .read(slot, offset, len)
                         .await
-                        .map_err(|source| Error::Io {
-                            what: "read",
-                            offset,
-                            source,
-                        })?;
+                        .map_err(Error::of_read(offset))?;
                     progress.add_volume_io(len as u64);
                     Ok(RawChunk { index, slot, len })
                 }

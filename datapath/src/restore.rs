@@ -26,6 +26,7 @@ use crate::{
     repository::{FETCH_TRIES, Repository},
     ring::BlockQueue,
     settings::Settings,
+    stop::Stop,
     store::{Download, StoreError},
     tasks::{blocking, joined},
     tree::{LeafAt, Tree, fetch_nodes},
@@ -137,13 +138,15 @@ fn check_root(root: &Root) -> Result<(ChunkSize, Tree), FormatError> {
 }
 
 /// Writes the backup to the volume at `target`, which must read as zeros throughout and be at
-/// least as large; when this returns, the data is durable.
+/// least as large; when this returns without an error, the data is durable. However it ends,
+/// nothing is written any more and the volume is closed.
 pub async fn run(
     repository: &Repository,
     backup: &Backup,
     target: &Path,
     settings: &Settings,
     progress: &Arc<Progress>,
+    stop: &Stop,
 ) -> Result<(), Error> {
     let device = open(target).await?;
     if device.size_bytes < backup.volume_bytes() {
@@ -169,8 +172,9 @@ pub async fn run(
         whole_blocks_bytes,
         progress: Arc::clone(progress),
     });
-    let restored = restore.fetch_and_write(settings.queue_depth).await;
-    // However it ended: nothing is written any more when this returns.
+    let restored = stop
+        .unless_asked(restore.fetch_and_write(settings.queue_depth))
+        .await;
     drop(restore);
     closed.await;
     match short_end {
@@ -410,11 +414,7 @@ impl Restore {
                 .queue
                 .write(slot, range, offset)
                 .await
-                .map_err(|source| Error::Io {
-                    what: "write",
-                    offset,
-                    source,
-                })?;
+                .map_err(Error::of_write(offset))?;
             self.progress.add_volume_io(len as u64);
             self.progress.add_done(len as u64);
         }

@@ -15,6 +15,8 @@ pub struct Settings {
     pub buffer_bytes: usize,
     /// Sizes of packs of chunks.
     pub data_packs: PackSizes,
+    /// A backup cuts its data into at least so many of them, unless they get very small.
+    pub packs_min: u32,
     /// Memory for the index of known chunks, in bytes.
     pub index_bytes: usize,
     /// Chunk size of repositories that are made anew.
@@ -34,7 +36,8 @@ impl Default for Settings {
                 pack_bytes: 128 << 20,
                 part_bytes: 8 << 20,
             },
-            index_bytes: 128 << 20,
+            packs_min: 64,
+            index_bytes: 64 << 20,
             chunk_bytes: 256 << 10,
             transfers_max: 8,
         }

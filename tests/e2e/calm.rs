@@ -11,9 +11,12 @@ use crate::{
 
 const CALLS: usize = 1_000;
 
-/// One transfer at a time, so that a job has most of its data yet to move when it is held.
+/// One transfer at a time, so that a job has most of its data yet to move when it is held; and
+/// packs of several parts.
 fn one_transfer_at_a_time() -> Daemon {
-    Daemon::with(|folder| class("fast", folder, 0, true) + "datapath: { parts-in-flight: 1 }\n")
+    Daemon::with(|folder| {
+        class("fast", folder, 0, true) + "datapath: { parts-in-flight: 1, packs-min: 1 }\n"
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,8 +95,9 @@ async fn while_every_reply_to_a_running_backup_and_restore_is_withheld_1000_get_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_jobs_than_there_are_turns_wait_for_theirs_and_all_complete() {
-    let daemon =
-        Daemon::with(|folder| class("fast", folder, 0, true) + "datapath: { jobs-max: 1 }\n");
+    let daemon = Daemon::with(|folder| {
+        class("fast", folder, 0, true) + "datapath: { backups-max: 1, restores-max: 1 }\n"
+    });
     let (client, store) = (daemon.client().await, Store::start().await);
     let volume = client.create("data", 64 * MIB).await;
     fill(&volume.path, MIB, 4 * MIB, "content");

@@ -18,7 +18,7 @@ use ringback_proto::{
 use tokio::net::UnixStream;
 use tonic::{
     Code, Response, Status,
-    transport::{Channel, Endpoint, Uri},
+    transport::{Channel, Endpoint, Error, Uri},
 };
 use tower::service_fn;
 
@@ -35,6 +35,12 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) async fn connect(socket: &Path) -> Self {
+        let connected = Self::try_connect(socket).await;
+        connected.expect("the daemon answers")
+    }
+
+    /// The same for a daemon that may not be there.
+    pub(crate) async fn try_connect(socket: &Path) -> Result<Self, Error> {
         let socket = socket.to_owned();
         let connector = service_fn(move |_: Uri| {
             let socket = socket.clone();
@@ -42,14 +48,13 @@ impl Client {
         });
         let channel = Endpoint::from_static("http://lvmd.invalid")
             .connect_with_connector(connector)
-            .await
-            .expect("the daemon answers");
-        Self {
+            .await?;
+        Ok(Self {
             lv: LvServiceClient::new(channel.clone()),
             vg: VgServiceClient::new(channel.clone()),
             own: RingbackClient::new(channel.clone()),
             channel,
-        }
+        })
     }
 
     /// Makes an empty volume of the default class.

@@ -236,7 +236,7 @@ async fn a_refusal_goes_to_standard_error_and_ends_with_1() {
     for (arguments, says) in [
         (
             "lv create data --size 1MiB",
-            "ringback: there is already a volume data (AlreadyExists)",
+            "ringback: there is already a volume data; choose another name (AlreadyExists)",
         ),
         ("lv create a,b --size 1MiB", "(InvalidArgument)"),
         ("lv remove absent", "there is no volume absent (NotFound)"),

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io::Write,
     os::unix::{net::UnixStream, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
@@ -83,6 +84,21 @@ impl Daemon {
         self.wait_until_it_answers();
     }
 
+    /// The same, but calls `before` with the process's id before the program begins, and waits
+    /// for no answer.
+    pub(crate) fn start_again(&mut self, before: impl FnOnce(u32)) {
+        self.kill();
+        self.process = spawn_held(self.folder.path(), &self.environment);
+        before(self.process.id());
+        let mut held = self.process.stdin.take().expect("is piped");
+        held.write_all(b"\n").expect("the shell waits for a line");
+    }
+
+    /// Whether somebody can connect.
+    pub(crate) fn answers(&self) -> bool {
+        UnixStream::connect(self.socket()).is_ok()
+    }
+
     /// `kill -9`.
     pub(crate) fn kill(&mut self) {
         self.process.kill().expect("the daemon can be killed");
@@ -161,7 +177,7 @@ impl Daemon {
 
     fn wait_until_it_answers(&mut self) {
         let deadline = Instant::now() + DEADLINE;
-        while UnixStream::connect(self.socket()).is_err() {
+        while !self.answers() {
             if let Some(status) = self.process.try_wait().expect("can be waited for") {
                 panic!("the daemon ended ({status}):\n{}", self.log());
             }
@@ -198,7 +214,12 @@ pub(crate) fn class(name: &str, folder: &Path, spare_gib: u64, default: bool) ->
 
 /// The program, deaf to the credentials and settings of whoever runs the tests.
 pub(crate) fn ringback() -> Command {
-    let mut command = Command::new(RINGBACK);
+    ringback_by(RINGBACK)
+}
+
+/// The same, started by another program.
+fn ringback_by(program: &str) -> Command {
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
         if name.starts_with("AWS_") || name.starts_with("RINGBACK_") {
@@ -248,18 +269,34 @@ pub(crate) async fn wait_for<T>(what: &str, mut ask: impl AsyncFnMut() -> Option
 }
 
 fn spawn(folder: &Path, environment: &[(&'static str, String)]) -> Child {
+    let serve = ringback();
+    logged(serve, folder, environment)
+        .spawn()
+        .expect("the daemon starts")
+}
+
+/// A process that becomes the daemon when it is sent a line.
+fn spawn_held(folder: &Path, environment: &[(&'static str, String)]) -> Child {
+    let mut shell = ringback_by("sh");
+    shell.args(["-c", "read -r line && exec \"$0\" \"$@\"", RINGBACK]);
+    logged(shell, folder, environment)
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("a shell starts")
+}
+
+fn logged(mut serve: Command, folder: &Path, environment: &[(&'static str, String)]) -> Command {
     let log = File::options()
         .create(true)
         .append(true)
         .open(folder.join("log"))
         .expect("opens the log");
-    ringback()
+    serve
         .arg("serve")
         .arg("--config")
         .arg(folder.join("lvmd.yaml"))
         .envs(environment.iter().cloned())
         .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .expect("the daemon starts")
+        .stderr(log);
+    serve
 }

@@ -1,12 +1,15 @@
 //! The daemon from outside: the real program, real gRPC, a real S3 endpoint. No root needed.
 
 mod backups;
+mod bad_input;
 mod calm;
 mod client;
 mod command_line;
+mod concurrency;
 mod damage;
 mod harness;
 mod networks;
+mod objects;
 mod places;
 mod refusals;
 mod restores;

@@ -1,5 +1,7 @@
 //! How data travels: signed by whom, and how much of it at once.
 
+use std::path::Path;
+
 use crate::{
     client::{synchronous, with_source},
     harness::{Daemon, MIB, class},
@@ -35,7 +37,9 @@ async fn a_request_without_credentials_is_signed_with_those_of_the_daemon_s_envi
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_parts_go_up_at_once_and_several_ranges_come_down() {
-    let (daemon, store) = (Daemon::start(), Store::start().await);
+    let large_packs =
+        |folder: &Path| class("fast", folder, 0, true) + "datapath: { packs-min: 1 }\n";
+    let (daemon, store) = (Daemon::with(large_packs), Store::start().await);
     let client = daemon.client().await;
     let volume = client.create("data", 256 * MIB).await;
     fill(&volume.path, 0, 192 * MIB, "data");

@@ -41,11 +41,27 @@ impl Folder {
 
     /// On a fresh XFS, whose files can share blocks.
     pub(crate) fn with_reflinks() -> Folder {
+        Folder::on_xfs(1024 * MIB)
+    }
+
+    /// The same, of this size.
+    pub(crate) fn on_xfs(bytes: u64) -> Folder {
+        Folder::on_image(bytes, |image| {
+            make_filesystem("mkfs.xfs", "xfsprogs", &["-q", "-m", "reflink=1"], image);
+        })
+    }
+
+    /// On a fresh ext4 of this size, whose files cannot.
+    pub(crate) fn on_ext4(bytes: u64) -> Folder {
+        Folder::on_image(bytes, make_ext4)
+    }
+
+    fn on_image(bytes: u64, make: impl FnOnce(&Path)) -> Folder {
         let temporary = tempfile::tempdir().expect("a folder in /tmp");
-        let image = temporary.path().join("xfs");
+        let image = temporary.path().join("filesystem");
         let file = File::create(&image).expect("makes a file");
-        file.set_len(1024 * MIB).expect("makes it large");
-        make_filesystem("mkfs.xfs", "xfsprogs", &["-q", "-m", "reflink=1"], &image);
+        file.set_len(bytes).expect("makes it large");
+        make(&image);
         let mounted = Mount::new(&image, &temporary.path().join("mount"));
         Folder {
             path: mounted.0.join("group"),

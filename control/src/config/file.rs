@@ -99,13 +99,15 @@ pub(super) struct S3 {
     expecting = "a mapping"
 )]
 pub(super) struct Datapath {
-    pub(super) memory_per_job_mib: Option<u64>,
-    pub(super) jobs_max: Option<u64>,
+    pub(super) memory_mib: Option<u64>,
+    pub(super) backups_max: Option<u64>,
+    pub(super) restores_max: Option<u64>,
     pub(super) io_engine: Option<Engine>,
     pub(super) direct_io: Option<Flag>,
     pub(super) queue_depth: Option<u64>,
     pub(super) part_mib: Option<u64>,
     pub(super) pack_mib: Option<u64>,
+    pub(super) packs_min: Option<u64>,
     pub(super) parts_in_flight: Option<u64>,
 }
 

@@ -108,13 +108,9 @@ fn s3(settings: file::S3) -> Result<S3Settings, String> {
 
 fn datapath(file: &file::Datapath) -> Result<DatapathSettings, String> {
     let settings = DatapathSettings {
-        memory_per_job_mib: number(
-            "memory-per-job-mib",
-            file.memory_per_job_mib,
-            96,
-            16..=65536,
-        )?,
-        jobs_max: number("jobs-max", file.jobs_max, 2, 1..=64)?,
+        memory_mib: number("memory-mib", file.memory_mib, 512, 32..=1 << 20)?,
+        backups_max: number("backups-max", file.backups_max, 2, 1..=64)?,
+        restores_max: number("restores-max", file.restores_max, 2, 1..=64)?,
         io_engine: match file.io_engine {
             None | Some(file::Engine::IoUring) => IoEngine::Uring,
             Some(file::Engine::Sync) => IoEngine::Sync,
@@ -125,6 +121,7 @@ fn datapath(file: &file::Datapath) -> Result<DatapathSettings, String> {
         // longer than one attempt may.
         part_mib: number("part-mib", file.part_mib, 8, 5..=128)?,
         pack_mib: number("pack-mib", file.pack_mib, 128, 5..=4096)?,
+        packs_min: number("packs-min", file.packs_min, 64, 1..=4096)?,
         parts_in_flight: number("parts-in-flight", file.parts_in_flight, 8, 1..=64)?,
     };
     check_together(&settings)?;
@@ -151,7 +148,9 @@ fn number(
 
 fn check_together(settings: &DatapathSettings) -> Result<(), String> {
     let DatapathSettings {
-        memory_per_job_mib: memory,
+        memory_mib: memory,
+        backups_max: backups,
+        restores_max: restores,
         queue_depth: depth,
         part_mib: part,
         pack_mib: pack,
@@ -163,12 +162,15 @@ fn check_together(settings: &DatapathSettings) -> Result<(), String> {
         ));
     }
     let queue = (depth * CHUNK_KIB).div_ceil(1024);
-    let least = PARTS_MIN * part + queue;
+    let per_job = PARTS_MIN * part + queue;
+    let jobs = backups + restores;
+    // A quarter is for indexes.
+    let least = (per_job * jobs).div_ceil(3) * 4;
     if *memory < least {
         return Err(format!(
-            "datapath.memory-per-job-mib is {memory}; it should be at least {least}, which holds \
-             {PARTS_MIN} parts of {part} MiB (part-mib) and {depth} reads of {CHUNK_KIB} KiB \
-             (queue-depth)"
+            "datapath.memory-mib is {memory}; it should be at least {least}, so that each of \
+             {jobs} jobs (backups-max, restores-max) has room for {PARTS_MIN} parts of {part} MiB \
+             (part-mib) and {depth} reads of {CHUNK_KIB} KiB (queue-depth)"
         ));
     }
     Ok(())

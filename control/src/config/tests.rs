@@ -88,17 +88,20 @@ fn what_the_file_does_not_say_has_a_default() {
     assert_eq!(
         config.datapath,
         DatapathSettings {
-            memory_per_job_mib: 96,
-            jobs_max: 2,
+            memory_mib: 512,
+            backups_max: 2,
+            restores_max: 2,
             io_engine: IoEngine::Uring,
             direct_io: true,
             queue_depth: 32,
             part_mib: 8,
             pack_mib: 128,
+            packs_min: 64,
             parts_in_flight: 8,
         }
     );
-    assert_eq!(config.datapath.memory_per_job_bytes(), 96 << 20);
+    assert_eq!(config.datapath.buffer_bytes(), 96 << 20);
+    assert_eq!(config.datapath.index_bytes(), 64 << 20);
     assert_eq!(
         config.datapath.pack_bytes(),
         16 * config.datapath.part_bytes()
@@ -109,15 +112,15 @@ fn what_the_file_does_not_say_has_a_default() {
 fn our_own_sections_are_read() {
     let config = Config::parse(&class_with(
         "s3: {region: eu-central-1, require-verify-tls: true}\n\
-         datapath: {io-engine: sync, memory-per-job-mib: 40, part-mib: 5, jobs-max: 1}\n",
+         datapath: {io-engine: sync, memory-mib: 100, part-mib: 5, backups-max: 1}\n",
     ))
     .expect("valid");
     assert_eq!(config.s3.region.as_deref(), Some("eu-central-1"));
     assert!(config.s3.require_verify_tls);
     assert_eq!(config.datapath.io_engine, IoEngine::Sync);
     assert_eq!(
-        (config.datapath.memory_per_job_mib, config.datapath.part_mib),
-        (40, 5)
+        (config.datapath.memory_mib, config.datapath.part_mib),
+        (100, 5)
     );
 }
 

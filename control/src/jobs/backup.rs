@@ -9,20 +9,26 @@ use std::{
     time::UNIX_EPOCH,
 };
 
+use futures::future::join_all;
 use ringback_datapath::{
     backup::{self, Subject},
     copy,
     log::{self, Committed, Log},
     repository::Repository,
-    store::{SharedCredentials, location::BackupPath, location::StoreConfig},
+    store::{
+        SharedCredentials,
+        location::{BackupPath, Endpoint, StoreConfig},
+    },
 };
 use ringback_proto::repository::Commit;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedMutexGuard, SemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::{
-    ASK_PATIENCE, Bytes, JOB_PATIENCE, Phase, Watched, repository, wait_for, without_panic,
+    ASK_PATIENCE, Bytes, JOB_PATIENCE, Phase, Watched, repository,
+    turns::{OneAtATime, Turns},
+    without_panic,
 };
 use crate::{
     config::Config,
@@ -40,10 +46,15 @@ const REMEMBERED_MAX: usize = 1024;
 pub struct BackupJobs {
     config: Arc<Config>,
     groups: Arc<Groups>,
-    turns: Arc<Semaphore>,
+    turns: Arc<Turns>,
+    /// Backups of one volume to one repository: the second adopts what the first had sent.
+    of_volume: Arc<OneAtATime<Destination>>,
     stopping: CancellationToken,
     jobs: Mutex<HashMap<String, Arc<BackupJob>>>,
 }
+
+/// Group, volume, repository and endpoint.
+type Destination = (String, VolumeName, String, Option<String>);
 
 /// One backup job.
 pub struct BackupJob {
@@ -81,13 +92,14 @@ impl BackupJobs {
     pub fn new(
         config: &Arc<Config>,
         groups: &Arc<Groups>,
-        turns: &Arc<Semaphore>,
+        turns: &Arc<Turns>,
         stopping: &CancellationToken,
     ) -> Self {
         Self {
             config: Arc::clone(config),
             groups: Arc::clone(groups),
             turns: Arc::clone(turns),
+            of_volume: Arc::default(),
             stopping: stopping.clone(),
             jobs: Mutex::default(),
         }
@@ -113,7 +125,10 @@ impl BackupJobs {
         }
         match self.groups.find(&request.volume_handle).await? {
             Some(located) => self.start(request, store, located),
-            None => self.ask_the_store(&request, &store).await,
+            None => tokio::select! {
+                () = self.stopping.cancelled() => Ok(goes_on_later()),
+                answer = self.ask_the_store(&request, &store) => answer,
+            },
         }
     }
 
@@ -132,20 +147,13 @@ impl BackupJobs {
             })
             .cloned()
             .collect();
-        for job in concerned {
-            job.cancel().await;
-        }
+        join_all(concerned.iter().map(|job| job.watched.halt())).await;
     }
 
-    /// Cancels every job and waits for their ends.
-    pub async fn cancel_all(&self) {
+    /// Brings every job to a point that it can be gone on with from, and waits for their ends.
+    pub async fn wind_up(&self) {
         let all: Vec<_> = self.jobs().values().cloned().collect();
-        for job in &all {
-            job.watched.cancel.cancel();
-        }
-        for job in all {
-            job.cancel().await;
-        }
+        join_all(all.iter().map(|job| job.watched.wind_up())).await;
     }
 
     /// What a caller is told without a new job.
@@ -155,10 +163,7 @@ impl BackupJobs {
         request: &CreateBackup,
     ) -> Result<Option<BackupState>, Failure> {
         if self.stopping.is_cancelled() {
-            // An error would be final to the caller; asked after the restart, the job is begun
-            // again.
-            let message = "the daemon is stopping; the backup goes on when it is back";
-            return Ok(Some(BackupState::InProgress(message.to_owned())));
+            return Ok(Some(goes_on_later()));
         }
         known(jobs, request)
     }
@@ -185,7 +190,12 @@ impl BackupJobs {
         });
         jobs.insert(job.request.name.clone(), Arc::clone(&job));
         let message = job.watched.describe();
-        tokio::spawn(job.run(Arc::clone(&self.config), Arc::clone(&self.turns)));
+        let work = job.run(
+            Arc::clone(&self.config),
+            Arc::clone(&self.turns),
+            Arc::clone(&self.of_volume),
+        );
+        tokio::spawn(work);
         Ok(BackupState::InProgress(message))
     }
 
@@ -237,6 +247,13 @@ impl BackupJobs {
     fn jobs(&self) -> MutexGuard<'_, HashMap<String, Arc<BackupJob>>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What callers are told by a daemon that is stopping: an error would be final to them; asked after
+/// the restart, the job is begun again.
+fn goes_on_later() -> BackupState {
+    let message = "the daemon is stopping; the backup goes on when it is back";
+    BackupState::InProgress(message.to_owned())
 }
 
 /// The state of a job that is known here, unless a new one must be begun.
@@ -307,17 +324,14 @@ impl BackupJob {
         }
     }
 
-    async fn cancel(&self) {
-        self.watched.cancel.cancel();
-        wait_for(&self.state, |state| {
-            matches!(state, State::Done(_) | State::Failed(_))
-        })
-        .await;
-    }
-
-    async fn run(self: Arc<Self>, config: Arc<Config>, turns: Arc<Semaphore>) {
+    async fn run(
+        self: Arc<Self>,
+        config: Arc<Config>,
+        turns: Arc<Turns>,
+        of_volume: Arc<OneAtATime<Destination>>,
+    ) {
         let name = &self.request.name;
-        let ended = match without_panic(self.back_up(&config, &turns)).await {
+        let ended = match without_panic(self.back_up(&config, &turns, &of_volume)).await {
             Ok(message) => {
                 tracing::info!(backup = name, path = %self.request.source.backup, message, "backup complete");
                 State::Done(message)
@@ -328,28 +342,23 @@ impl BackupJob {
             }
         };
         self.state.send_replace(ended);
+        self.watched.over.cancel();
     }
 
-    async fn back_up(&self, config: &Config, turns: &Semaphore) -> Result<String, Failure> {
-        let cancelled = || {
-            Failure::new(
-                Code::Aborted,
-                "cancelled: the volume was removed, or the daemon is stopping",
-            )
-        };
-        let prepared = tokio::select! {
-            () = self.watched.cancel.cancelled() => return Err(cancelled()),
-            prepared = self.prepare(config, turns) => prepared?,
-        };
-        let mut work = match prepared {
+    async fn back_up(
+        &self,
+        config: &Config,
+        turns: &Turns,
+        of_volume: &OneAtATime<Destination>,
+    ) -> Result<String, Failure> {
+        let stop = &self.watched.stop;
+        let prepared = stop.unless_asked(self.prepare(config, turns, of_volume));
+        let mut work = match prepared.await? {
             Prepared::Complete(message) => return Ok(message),
             Prepared::Ready(work) => work,
         };
         // From here on there is a snapshot, to be removed whatever happens.
-        let result = tokio::select! {
-            () = self.watched.cancel.cancelled() => Err(cancelled()),
-            result = self.move_data(config, &mut work) => result,
-        };
+        let result = self.move_data(config, &mut work).await;
         let warning = work.snapshot.warning.clone();
         let released = work.snapshot.release().await;
         let mut message = result?;
@@ -364,7 +373,8 @@ impl BackupJob {
     async fn prepare<'a>(
         &self,
         config: &Config,
-        turns: &'a Semaphore,
+        turns: &'a Turns,
+        of_volume: &OneAtATime<Destination>,
     ) -> Result<Prepared<'a>, Failure> {
         let path: &BackupPath = &self.request.source.backup;
         let store = repository::connect(
@@ -379,14 +389,17 @@ impl BackupJob {
         self.watched.set_store(Arc::clone(&store));
         let size = repository::chunk_size(&repository::settings(&config.datapath));
         let repository = Repository::open_or_create(store, size).await?;
-        let log = Log::replay(&repository).await?;
+        let mut log = Log::replay(&repository).await?;
         if let Some(there) = log.find(path.name()) {
             return self.judge(&there.commit).map(Prepared::Complete);
         }
-        let turn = turns
-            .acquire()
-            .await
-            .expect("the semaphore is never closed");
+        let alone = of_volume.enter(self.destination()).await;
+        let turn = turns.backup().await;
+        // That may have taken hours; the newer the parent, the less there is to do.
+        log.catch_up().await?;
+        if let Some(there) = log.find(path.name()) {
+            return self.judge(&there.commit).map(Prepared::Complete);
+        }
         let name = &self.located.volume.name;
         let snapshot = self.located.group.freeze_for_backup(name).await?;
         if let Some(warning) = &snapshot.warning {
@@ -396,6 +409,7 @@ impl BackupJob {
             repository,
             log,
             snapshot,
+            _alone: alone,
             _turn: turn,
         })))
     }
@@ -406,7 +420,8 @@ impl BackupJob {
         let frozen = match &work.snapshot.frozen {
             Frozen::Snapshot(path) => path,
             Frozen::NeedsCopy { from, to } => {
-                copy::run(from, to, &settings, &self.watched.copying).await?;
+                let copying = &self.watched.copying;
+                copy::run(from, to, &settings, copying, &self.watched.stop).await?;
                 to
             }
         };
@@ -419,6 +434,7 @@ impl BackupJob {
             &subject,
             &settings,
             progress,
+            &self.watched.stop,
         )
         .await;
         match done {
@@ -430,6 +446,15 @@ impl BackupJob {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn destination(&self) -> Destination {
+        (
+            self.located.group_name.clone(),
+            self.located.volume.name.clone(),
+            self.request.source.backup.repository().to_string(),
+            self.store.endpoint.as_ref().map(Endpoint::as_url),
+        )
     }
 
     fn subject(&self, snapshot: &BackupSnapshot) -> Subject {
@@ -480,7 +505,8 @@ struct Work<'a> {
     repository: Repository,
     log: Log,
     snapshot: BackupSnapshot,
-    _turn: tokio::sync::SemaphorePermit<'a>,
+    _alone: OwnedMutexGuard<()>,
+    _turn: SemaphorePermit<'a>,
 }
 
 fn is_of_request(commit: &Commit, request: &CreateBackup) -> bool {

@@ -83,7 +83,9 @@ pub fn settings(config: &DatapathSettings) -> Settings {
         engine: config.io_engine,
         direct: config.direct_io,
         queue_depth: config.queue_depth as usize,
-        buffer_bytes: usize::try_from(config.memory_per_job_bytes()).unwrap_or(usize::MAX),
+        buffer_bytes: usize::try_from(config.buffer_bytes()).unwrap_or(usize::MAX),
+        index_bytes: usize::try_from(config.index_bytes()).unwrap_or(usize::MAX),
+        packs_min: config.packs_min,
         data_packs: PackSizes {
             pack_bytes: bytes(config.pack_bytes()),
             part_bytes: bytes(config.part_bytes()),

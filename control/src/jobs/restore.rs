@@ -8,22 +8,26 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use futures::future::join_all;
 use ringback_datapath::{
     error::Error as DatapathError,
     repository::Repository,
     restore::{self, Backup},
     store::{SharedCredentials, location::StoreConfig, s3::S3Store},
 };
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use super::{JOB_PATIENCE, OPEN_PATIENCE, Phase, Watched, repository, wait_for, without_panic};
+use super::{
+    JOB_PATIENCE, OPEN_PATIENCE, Phase, Watched, repository, turns::Turns, wait_for, without_panic,
+};
 use crate::{
     config::Config,
     failure::Failure,
     groups::Class,
     names::VolumeName,
+    planted,
     request::{CreateVolume, DataSource, VolumeInfo},
     volume::{LayoutOptions, NewVolume, PendingVolume},
 };
@@ -31,7 +35,7 @@ use crate::{
 /// All restore jobs, by group and volume name.
 pub struct RestoreJobs {
     config: Arc<Config>,
-    turns: Arc<Semaphore>,
+    turns: Arc<Turns>,
     on_change: watch::Sender<u64>,
     stopping: CancellationToken,
     jobs: Mutex<HashMap<Key, Arc<RestoreJob>>>,
@@ -67,7 +71,7 @@ impl RestoreJobs {
     /// volume appears. Once `stopping` is cancelled no job is begun.
     pub fn new(
         config: &Arc<Config>,
-        turns: &Arc<Semaphore>,
+        turns: &Arc<Turns>,
         on_change: &watch::Sender<u64>,
         stopping: &CancellationToken,
     ) -> Self {
@@ -122,7 +126,7 @@ impl RestoreJobs {
             return false;
         };
         let was_running = !job.is_over();
-        job.cancel().await;
+        job.watched.halt().await;
         self.forget(&job);
         was_running
     }
@@ -130,12 +134,7 @@ impl RestoreJobs {
     /// Cancels every job and waits for their ends.
     pub async fn cancel_all(&self) {
         let all: Vec<_> = self.jobs().values().cloned().collect();
-        for job in &all {
-            job.watched.cancel.cancel();
-        }
-        for job in all {
-            job.cancel().await;
-        }
+        join_all(all.iter().map(|job| job.watched.halt())).await;
     }
 
     fn start_or_join(
@@ -198,6 +197,7 @@ impl RestoreJobs {
                 job.state.send_replace(State::Failed(failure));
             }
         }
+        job.watched.over.cancel();
     }
 
     fn forget(&self, job: &Arc<RestoreJob>) {
@@ -239,14 +239,6 @@ impl RestoreJob {
         matches!(*self.state.borrow(), State::Done(_) | State::Failed(_))
     }
 
-    async fn cancel(&self) {
-        self.watched.cancel.cancel();
-        wait_for(&self.state, |state| {
-            matches!(state, State::Done(_) | State::Failed(_))
-        })
-        .await;
-    }
-
     /// The volume as an asynchronous caller is told of it: without a device, for it has none yet.
     fn pending_info(&self) -> VolumeInfo {
         VolumeInfo {
@@ -262,27 +254,20 @@ impl RestoreJob {
         tags.map(|tag| tag.as_str().to_owned()).collect()
     }
 
-    async fn restore(&self, config: &Config, turns: &Semaphore) -> Result<VolumeInfo, Failure> {
-        let cancelled = || {
-            Failure::new(
-                Code::Aborted,
-                "cancelled: the volume was removed, or the daemon is stopping",
-            )
-        };
-        let opened = tokio::select! {
-            () = self.watched.cancel.cancelled() => return Err(cancelled()),
-            opened = self.open(config) => opened?,
-        };
+    async fn restore(&self, config: &Config, turns: &Turns) -> Result<VolumeInfo, Failure> {
         let Opened {
             repository,
             backup,
             volume,
-        } = opened;
-        let result = tokio::select! {
-            () = self.watched.cancel.cancelled() => Err(cancelled()),
-            result = self.fill(config, turns, &repository, &backup, volume.path()) => result,
-        };
-        match result {
+        } = self.watched.stop.unless_asked(self.open(config)).await?;
+        if planted::RENAME_FIRST {
+            let volume = volume.publish().await?;
+            self.fill(config, turns, &repository, &backup, &volume.path)
+                .await?;
+            return Ok((&volume).into());
+        }
+        let filled = self.fill(config, turns, &repository, &backup, volume.path());
+        match filled.await {
             Ok(()) => Ok((&volume.publish().await?).into()),
             Err(failure) => {
                 if let Err(error) = volume.discard().await {
@@ -339,16 +324,15 @@ impl RestoreJob {
     async fn fill(
         &self,
         config: &Config,
-        turns: &Semaphore,
+        turns: &Turns,
         repository: &Repository,
         backup: &Backup,
         target: &std::path::Path,
     ) -> Result<(), Failure> {
         self.state.send_replace(State::Running);
-        let _turn = turns
-            .acquire()
-            .await
-            .expect("the semaphore is never closed");
+        let stop = &self.watched.stop;
+        let turn = async { Ok::<_, Failure>(turns.restore().await) };
+        let _turn = stop.unless_asked(turn).await?;
         let settings = repository::settings(&config.datapath);
         restore::run(
             repository,
@@ -356,6 +340,7 @@ impl RestoreJob {
             target,
             &settings,
             &self.watched.progress,
+            stop,
         )
         .await
         .map_err(Into::into)

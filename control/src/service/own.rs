@@ -132,6 +132,9 @@ async fn find(daemon: &Daemon, request: &WatchJobRequest) -> Result<Job, Status>
             );
             return Err(Failure::new(Code::NotFound, absent).into());
         }
+        if daemon.stopping().is_cancelled() {
+            return Err(Failure::new(Code::Unavailable, "the daemon is stopping").into());
+        }
         tokio::time::sleep(PROGRESS_INTERVAL / 10).await;
     }
 }

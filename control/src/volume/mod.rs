@@ -212,11 +212,13 @@ pub enum Error {
     NotFound(VolumeName),
 
     /// A volume, published or pending, has this name.
-    #[error("there is already a volume {0}")]
+    #[error("there is already a volume {0}; choose another name")]
     AlreadyExists(VolumeName),
 
     /// The group has not enough room.
-    #[error("{needed_bytes} bytes are needed and {free_bytes} are free")]
+    #[error(
+        "{needed_bytes} bytes are needed and {free_bytes} are free; ask for less, or make room"
+    )]
     NoSpace {
         /// What the call needs.
         needed_bytes: u64,

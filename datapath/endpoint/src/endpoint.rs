@@ -18,6 +18,7 @@ use crate::folder::Folder;
 use crate::gate::{Gate, HeldReplies, Turnstile};
 use crate::s3::Operations;
 use crate::server;
+use crate::stops::{Stop, Stopped};
 use crate::store::Store;
 use crate::tokens::Tokens;
 
@@ -203,6 +204,11 @@ impl Endpoint {
     /// The store is gone, for all connections, until this is called with `None`.
     pub fn set_outage(&self, outage: Option<Outage>) {
         self.gate.set_outage(outage);
+    }
+
+    /// Stops requests at an exact moment, until the guard is dropped.
+    pub fn stop_at(&self, stop: Stop) -> Stopped {
+        self.gate.stops().place(stop)
     }
 
     /// Stops to accept and ends all connections at once, whatever they are at. When this returns,

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use crate::counters::Ledger;
 use crate::faults::{Drawn, Fault, FaultPlan, Lots, Outage};
+use crate::stops::{Moment, Stops};
 use crate::tamper::{Tampered, Tampering, drain};
 use crate::tokens::Tokens;
 
@@ -46,6 +47,7 @@ pub(crate) struct Gate {
     holders: watch::Sender<usize>,
     lots: Arc<Lots>,
     outage: watch::Sender<Option<Outage>>,
+    stops: Stops,
 }
 
 /// A reply as the connection sends it.
@@ -60,11 +62,16 @@ impl Gate {
             holders: watch::Sender::new(0),
             lots: Arc::default(),
             outage: watch::Sender::new(None),
+            stops: Stops::default(),
         }
     }
 
     pub(crate) fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    pub(crate) fn stops(&self) -> &Stops {
+        &self.stops
     }
 
     pub(crate) fn hold_replies(&self) -> HeldReplies {
@@ -99,11 +106,16 @@ impl Gate {
         let passage = Arc::new(Passage {
             ledger: Arc::clone(&self.ledger),
             operation: OnceLock::new(),
+            path: request.uri().path().to_owned(),
+            stops: self.stops.clone(),
         });
         let reply = match self.lots.draw(&request) {
             None => self.serve(request, &passage, Tampering::None).await?,
             Some(drawn) => self.trouble(request, &passage, drawn).await?,
         };
+        if reply.status().is_success() {
+            passage.is_stopped(Moment::Applied).await;
+        }
         self.wait_until_replies_may_go().await;
         Ok(reply.map(|body| Metered {
             body,
@@ -283,6 +295,18 @@ struct Passage {
     ledger: Arc<Ledger>,
     /// Known once the service has parsed the request and checked its signature.
     operation: OnceLock<String>,
+    path: String,
+    stops: Stops,
+}
+
+impl Passage {
+    /// Waits while it is stopped at this moment; whether it was.
+    async fn is_stopped(&self, moment: Moment) -> bool {
+        match self.operation.get() {
+            Some(operation) => self.stops.wait(moment, operation, &self.path).await,
+            None => false,
+        }
+    }
 }
 
 impl Drop for Passage {
@@ -306,10 +330,17 @@ impl S3Access for Turnstile {
         let token = context.headers().get("x-amz-security-token");
         self.0.check(token.and_then(|token| token.to_str().ok()))?;
         let operation = context.s3_op().name().to_owned();
-        if let Some(passage) = context.extensions_mut().get::<Arc<Passage>>() {
+        let passage = context.extensions_mut().get::<Arc<Passage>>().cloned();
+        if let Some(passage) = passage {
             passage.ledger.begin(&operation);
             // A request is checked once; a second name would be the same one.
             let _ = passage.operation.set(operation);
+            if passage.is_stopped(Moment::Arrived).await {
+                return Err(s3_error!(
+                    SlowDown,
+                    "The request was stopped on its arrival"
+                ));
+            }
         }
         Ok(())
     }

@@ -14,8 +14,8 @@
 //! - [`Endpoint`], [`Options`]: start, address, credentials, stop (`endpoint.rs`), connections
 //!   (`server.rs`)
 //! - the layer around the service, where every request passes: counting and withheld replies
-//!   (`gate.rs`, `counters.rs`), and faults on purpose: which ones is drawn in `faults.rs`, what
-//!   happens to bodies is in `tamper.rs`
+//!   (`gate.rs`, `counters.rs`); faults on purpose: which ones is drawn in `faults.rs`, what
+//!   happens to bodies is in `tamper.rs`; requests stopped at an exact moment (`stops.rs`)
 //! - the operations: `s3.rs` is the table, `objects.rs`, `multipart.rs`, `listing.rs` do the work
 //! - the state, and its one lock: `store.rs`; bytes of objects: `content.rs`; objects as files:
 //!   `folder.rs`
@@ -35,6 +35,7 @@ mod objects;
 mod page;
 mod s3;
 mod server;
+mod stops;
 mod store;
 mod tamper;
 mod tokens;
@@ -43,3 +44,4 @@ pub use counters::{Counters, OperationCounters};
 pub use endpoint::{Backing, Endpoint, Error, Options};
 pub use faults::{Fault, FaultPlan, Outage};
 pub use gate::HeldReplies;
+pub use stops::{Moment, Stop, Stopped};

@@ -14,7 +14,7 @@ pub mod tree;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FormatError {
     /// The object does not begin with ringback's magic.
-    #[error("is not an object of ringback")]
+    #[error("is not an object of ringback; something else lies at this path, choose another")]
     Foreign,
     /// Written by a later ringback.
     #[error("has {what} {found}, which this ringback does not know; a newer one wrote it")]

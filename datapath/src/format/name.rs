@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::FormatError;
+use super::{FormatError, object::RepositoryId};
 
 /// What kind of object a name or a header stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,10 @@ pub const LOG: &str = "log/";
 /// Below it lie the log's checkpoints.
 pub const CHECKPOINT: &str = "checkpoint/";
 
-/// 64 random bits: the objects of one run of a writer.
+/// What a session's id is derived with.
+const SESSION_CONTEXT: &str = "ringback repository format 1: session id";
+
+/// 64 bits: the objects of one run of a writer. Not always unique: only names of objects are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub [u8; 8]);
 
@@ -45,6 +48,29 @@ impl SessionId {
     /// A new one.
     pub fn random() -> Self {
         Self(random())
+    }
+
+    /// The session of a backup's `run`th run: the volume's first since the commit `parent` (empty:
+    /// since ever) is run 0. Whoever tries the same again finds what the runs before left.
+    pub fn of(repository: RepositoryId, volume_identity: &str, parent: &[u8], run: u32) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key(SESSION_CONTEXT);
+        hasher.update(&repository.0);
+        hasher.update(&run.to_le_bytes());
+        hasher.update(&(parent.len() as u64).to_le_bytes());
+        hasher.update(parent);
+        hasher.update(volume_identity.as_bytes());
+        Self(
+            *hasher
+                .finalize()
+                .as_bytes()
+                .first_chunk()
+                .expect("32 bytes"),
+        )
+    }
+
+    /// Where its objects of this kind lie.
+    pub fn folder(self, kind: ObjectKind) -> String {
+        format!("{}/{}/", folder_of(kind), hex::encode(self.0))
     }
 }
 
@@ -73,20 +99,41 @@ impl PackName {
 
     /// The object's name in the repository, below the folder of its kind.
     pub fn object(&self, kind: ObjectKind) -> String {
-        let folder = match kind {
-            ObjectKind::DataPack => "data",
-            ObjectKind::TreePack => "tree",
-            ObjectKind::IndexSegment => "index",
-            ObjectKind::Repository | ObjectKind::RefSet | ObjectKind::LogEntry => {
-                unreachable!("only packs and segments have such names")
-            }
-        };
         format!(
-            "{folder}/{}/{}-{}",
+            "{}/{}/{}-{}",
+            folder_of(kind),
             hex::encode(&self.0[..8]),
             hex::encode(&self.0[8..12]),
             hex::encode(&self.0[12..]),
         )
+    }
+
+    /// The pack or segment that an object's name stands for.
+    pub fn parse(kind: ObjectKind, object: &str) -> Option<Self> {
+        let (folder, rest) = object.split_once('/')?;
+        let (session, rest) = rest.split_once('/')?;
+        let (sequence, random) = rest.split_once('-')?;
+        let mut name = Self([0; PACK_NAME_BYTES]);
+        for (digits, range) in [
+            (session, 0..8),
+            (sequence, 8..12),
+            (random, 12..PACK_NAME_BYTES),
+        ] {
+            hex::decode_to_slice(digits, &mut name.0[range]).ok()?;
+        }
+        // Only the canonical form is one of ours.
+        (folder == folder_of(kind) && name.object(kind) == object).then_some(name)
+    }
+}
+
+fn folder_of(kind: ObjectKind) -> &'static str {
+    match kind {
+        ObjectKind::DataPack => "data",
+        ObjectKind::TreePack => "tree",
+        ObjectKind::IndexSegment => "index",
+        ObjectKind::Repository | ObjectKind::RefSet | ObjectKind::LogEntry => {
+            unreachable!("only packs and segments have such names")
+        }
     }
 }
 
@@ -169,6 +216,16 @@ mod tests {
             "{object}"
         );
         assert_eq!(object.len(), "data/".len() + 16 + 1 + 8 + 1 + 24);
+        assert!(object.starts_with(&session.folder(ObjectKind::DataPack)));
+        assert_eq!(PackName::parse(ObjectKind::DataPack, &object), Some(first));
+        for odd in [
+            &object.to_uppercase(),
+            &object[..object.len() - 2],
+            "data/ab",
+        ] {
+            assert_eq!(PackName::parse(ObjectKind::DataPack, odd), None, "{odd}");
+        }
+        assert_eq!(PackName::parse(ObjectKind::TreePack, &object), None);
         assert!(PackName::from_slice(&[0; 23]).is_err());
     }
 

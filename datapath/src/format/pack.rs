@@ -137,13 +137,14 @@ impl Layout {
 /// Reads the footer of a pack, given its header and its last bytes.
 ///
 /// `tail` may be longer than footer, check and trailer. `Ok(None)`: it is too short; the number
-/// of bytes needed stands in the trailer, see [`tail_bytes`].
+/// of bytes needed stands in the trailer, see [`tail_bytes`]. `object_bytes` is the pack's length.
 pub fn read_footer(
     kind: ObjectKind,
     name: PackName,
     repository: RepositoryId,
     head: &[u8],
     tail: &[u8],
+    object_bytes: u64,
 ) -> Result<Option<PackFooter>, FormatError> {
     check_header(head, kind, Some(repository))?;
     let needed = tail_bytes(tail)?;
@@ -158,6 +159,12 @@ pub fn read_footer(
         .map_err(|_| FormatError::Damaged("the footer is not the message"))?;
     if footer.ids.len() != footer.stored_bytes.len() * 32 {
         return Err(FormatError::Damaged("the footer's lists differ in length"));
+    }
+    let records: u64 = footer.stored_bytes.iter().copied().map(u64::from).sum();
+    if HEADER_BYTES as u64 + records + needed as u64 != object_bytes {
+        return Err(FormatError::Damaged(
+            "the footer's records do not fill the pack",
+        ));
     }
     Ok(Some(footer))
 }
@@ -192,9 +199,11 @@ mod tests {
         assert_eq!((second.offset, second.ordinal), (132, 1));
         assert_eq!(second.end(), u64::from(layout.end()));
         let (tail, written) = layout.finish();
-        let read =
-            |head: &[u8], tail: &[u8]| read_footer(ObjectKind::DataPack, name, ID, head, tail);
+        let object_bytes = second.end() + tail.len() as u64;
+        let kind = ObjectKind::DataPack;
+        let read = |head: &[u8], tail: &[u8]| read_footer(kind, name, ID, head, tail, object_bytes);
         assert_eq!(read(&head, &tail), Ok(Some(written)));
+        assert!(read_footer(kind, name, ID, &head, &tail, object_bytes + 1).is_err());
         assert_eq!(read(&head, &tail[4..]), Ok(None));
         for bit in 0..tail.len() * 8 {
             let mut flipped = tail.to_vec();
@@ -202,6 +211,6 @@ mod tests {
             assert!(!matches!(read(&head, &flipped), Ok(Some(_))), "bit {bit}");
         }
         let other = PackName::random(SessionId([1; 8]), 0);
-        assert!(read_footer(ObjectKind::DataPack, other, ID, &head, &tail).is_err());
+        assert!(read_footer(kind, other, ID, &head, &tail, object_bytes).is_err());
     }
 }

@@ -10,7 +10,6 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use futures::future::BoxFuture;
 use tokio_util::task::TaskTracker;
 
 use super::{Download, Listed, Meter, ObjectStore, Payload, PutNew, StoreError, Throttle, Upload};
@@ -44,10 +43,12 @@ fn one_of(counter: &AtomicU32) -> bool {
 
 impl FakeStore {
     pub(crate) fn new() -> Self {
-        Self {
+        let store = Self {
             throttle: Some(Throttle::new(4)),
             ..Self::default()
-        }
+        };
+        store.background.close();
+        store
     }
 
     pub(crate) fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
@@ -184,13 +185,8 @@ impl ObjectStore for FakeStore {
         Ok(0)
     }
 
-    fn tidy(&self, task: BoxFuture<'static, ()>) {
-        self.background.spawn(task);
-    }
-
-    async fn settle(&self) {
-        self.background.close();
-        self.background.wait().await;
+    fn background(&self) -> &TaskTracker {
+        &self.background
     }
 
     fn meter(&self) -> &Meter {

@@ -26,7 +26,7 @@ use std::sync::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use tokio_util::task::TaskTracker;
 
 pub use credentials::SharedCredentials;
 pub use payload::Payload;
@@ -166,14 +166,15 @@ pub trait ObjectStore: Send + Sync {
     /// A store may list fewer than there are: MinIO lists those of one exact name only.
     async fn abandon_uploads(&self, prefix: &str) -> Result<usize, StoreError>;
 
-    /// Lets a request that nobody waits for run by itself, such as the abort of an upload.
-    ///
-    /// Called within a Tokio runtime.
-    fn tidy(&self, task: BoxFuture<'static, ()>);
+    /// What runs without anybody waiting for it, such as the abort of an upload: shared by all
+    /// clones of this store, and closed from the start, so that it can be waited for at any time.
+    fn background(&self) -> &TaskTracker;
 
-    /// Waits until all that was given to [`tidy`](Self::tidy) has ended, by whichever clone of
-    /// this store. An abort takes its time when the store does not answer, but less than a minute.
-    async fn settle(&self);
+    /// Waits until nothing runs in the [background](Self::background) and no token of it is held.
+    /// An abort takes its time when the store does not answer, but less than a minute.
+    async fn settle(&self) {
+        self.background().wait().await;
+    }
 
     /// Payload bytes sent and received.
     fn meter(&self) -> &Meter;

@@ -3,6 +3,7 @@
 mod answers;
 mod generations;
 mod round_trip;
+mod sessions;
 mod support;
 mod trouble;
 mod uploads;

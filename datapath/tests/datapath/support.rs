@@ -17,6 +17,7 @@ use ringback_datapath::{
     repository::Repository,
     restore::{self, Backup},
     settings::Settings,
+    stop::Stop,
     store::{
         Authorities, SharedCredentials,
         location::{Credentials, Endpoint as Url, RepositoryPath, Secret, StoreConfig},
@@ -131,6 +132,15 @@ impl Client {
     }
 
     pub(crate) async fn backup(&self, volume: &Path, name: &str) -> Result<Committed, Error> {
+        self.stoppable_backup(volume, name, &Stop::default()).await
+    }
+
+    pub(crate) async fn stoppable_backup(
+        &self,
+        volume: &Path,
+        name: &str,
+        stop: &Stop,
+    ) -> Result<Committed, Error> {
         let repository = self.repository().await?;
         let mut log = Log::replay(&repository).await?;
         let subject = Subject {
@@ -148,6 +158,7 @@ impl Client {
             &subject,
             &self.settings,
             &progress,
+            stop,
         )
         .await
     }
@@ -159,7 +170,16 @@ impl Client {
         let file = File::create(target).expect("create");
         file.set_len(opened.volume_bytes()).expect("set_len");
         let progress = Arc::new(Progress::default());
-        restore::run(&repository, &opened, target, &self.settings, &progress).await
+        let stop = Stop::default();
+        restore::run(
+            &repository,
+            &opened,
+            target,
+            &self.settings,
+            &progress,
+            &stop,
+        )
+        .await
     }
 }
 
@@ -169,6 +189,7 @@ fn small_settings() -> Settings {
         chunk_bytes: 64 << 10,
         queue_depth: 8,
         buffer_bytes: 6 << 20,
+        packs_min: 1,
         ..Settings::default()
     };
     settings.data_packs.part_bytes = 5 << 20;

@@ -104,6 +104,32 @@ async fn a_restore_whose_store_goes_away_ends_with_an_error() {
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_shrinks_while_it_is_backed_up_is_no_backup() {
+    let bed = Arc::new(Bed::new().await);
+    let volume = large_volume(&bed);
+    let backup = tokio::spawn({
+        let (bed, volume) = (Arc::clone(&bed), volume.clone());
+        async move { bed.backup(&volume, "one").await.map(drop) }
+    });
+    until("parts go up", || {
+        bed.endpoint.counters().requests("UploadPart") > 0
+    })
+    .await;
+    // Buffers are far smaller than the volume: its end has not been read.
+    let held = bed.endpoint.hold_replies();
+    let file = std::fs::File::options().write(true).open(&volume);
+    file.expect("open").set_len(20 * MIB).expect("shrinks");
+    drop(held);
+    let error = backup.await.expect("join").expect_err("no backup");
+    assert!(
+        error.to_string().contains("it was shrunk meanwhile"),
+        "{error}"
+    );
+    let gone = bed.restore("one").await.expect_err("no backup");
+    assert_eq!(gone.kind(), ErrorKind::NotFound, "{gone}");
+}
+
 fn open_descriptors_of(path: &Path) -> usize {
     std::fs::read_dir("/proc/self/fd")
         .expect("fds")

@@ -46,7 +46,9 @@ async fn a_store_settles_when_the_aborts_have_ended_that_it_was_given() {
     let store = bed.client(PATIENCE).store().await;
     let upload = begun(&store, "data/one/1").await;
     let held = bed.endpoint.hold_replies();
-    store.tidy(Box::pin(async move { upload.abort().await }));
+    store
+        .background()
+        .spawn(async move { upload.abort().await });
     let clone = store.with_patience(PATIENCE);
     timeout(Duration::from_millis(200), clone.settle())
         .await

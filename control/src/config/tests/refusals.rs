@@ -263,17 +263,18 @@ fn settings_outside_their_range_are_refused() {
             "datapath.queue-depth is 0; it should be 1 to 1024",
         ),
         (
-            "datapath: {jobs-max: 5000000000}\n",
-            "datapath.jobs-max is 5000000000; it should",
+            "datapath: {backups-max: 5000000000}\n",
+            "datapath.backups-max is 5000000000; it should",
         ),
         (
             "datapath: {pack-mib: 7}\n",
             "a pack should hold at least one part",
         ),
         (
-            "datapath: {memory-per-job-mib: 31}\n",
-            "datapath.memory-per-job-mib is 31; it should be at least 32, which holds 3 parts of \
-             8 MiB (part-mib) and 32 reads of 256 KiB (queue-depth)",
+            "datapath: {memory-mib: 171}\n",
+            "datapath.memory-mib is 171; it should be at least 172, so that each of 4 jobs \
+             (backups-max, restores-max) has room for 3 parts of 8 MiB (part-mib) and 32 reads of \
+             256 KiB (queue-depth)",
         ),
         (
             "lvcreate-option-classes: [{options: []}]\n",
@@ -290,7 +291,7 @@ fn settings_outside_their_range_are_refused() {
         let error = refusal(&class_with(keys));
         assert!(error.contains(says), "{error}");
     }
-    Config::parse(&class_with("datapath: {memory-per-job-mib: 32}\n")).expect("just enough");
+    Config::parse(&class_with("datapath: {memory-mib: 172}\n")).expect("just enough");
 }
 
 #[test]

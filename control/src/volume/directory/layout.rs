@@ -129,6 +129,21 @@ impl Layout {
         Ok(found)
     }
 
+    /// What lies in one part and has the name and kind of what is made there; the rest is somebody
+    /// else's.
+    pub(super) fn own_entries(&self, part: Part) -> Result<Vec<PathBuf>, Error> {
+        let entries = self.entries(part)?.into_iter();
+        let own = entries.filter(|(file_name, path)| {
+            let is_folder = fs::symlink_metadata(path).is_ok_and(|it| it.is_dir());
+            match part {
+                Part::Volumes | Part::Pending => is_folder && name_of(file_name).is_some(),
+                Part::Temporary => !is_folder && is_uuid(file_name),
+                Part::Trash => is_uuid(file_name),
+            }
+        });
+        Ok(own.map(|(_, path)| path).collect())
+    }
+
     /// The volume in `folder`; `None` when it holds no image.
     pub(super) fn read(&self, name: VolumeName, folder: &Path) -> Result<Option<Entry>, Error> {
         let image = image_in(folder);
@@ -254,6 +269,13 @@ pub(super) fn random_uuid() -> Result<String, Error> {
         &digits[20..],
     ];
     Ok(groups.join("-"))
+}
+
+fn is_uuid(text: &str) -> bool {
+    let groups: Vec<&str> = text.split('-').collect();
+    let lens = groups.iter().map(|group| group.len());
+    let mut digits = groups.iter().flat_map(|group| group.bytes());
+    lens.eq([8, 4, 4, 4, 12]) && digits.all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// The volume name that a folder's name is.

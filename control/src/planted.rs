@@ -1,0 +1,14 @@
+//! Mistakes that a build can be given on purpose, to show that the tests which are to notice them
+//! do (`tests/kills/planted`). No other build has them.
+
+/// A volume under restore takes its name before it holds its backup.
+pub(crate) const RENAME_FIRST: bool = cfg!(feature = "planted-rename-first");
+
+/// A start leaves what a killed daemon left.
+pub(crate) const NO_SWEEP: bool = cfg!(feature = "planted-no-sweep");
+
+#[cfg(all(
+    not(debug_assertions),
+    any(feature = "planted-rename-first", feature = "planted-no-sweep")
+))]
+compile_error!("a planted mistake is for debug builds under test alone");

@@ -1,0 +1,305 @@
+//! The back of a backup: sends what is new and describes all of it.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use futures::{Stream, TryStreamExt};
+use prost::Message;
+use ringback_proto::repository::{Commit, Root, Statistics};
+
+use crate::{
+    backup::Subject,
+    chunk::{ChunkIndex, ChunkSize, Hashed, HashedChunk},
+    error::Error,
+    format::{
+        name::{ObjectKind, PackName, SessionId, join_names, pack_table, random},
+        pack::Place,
+        tree::{Entry, NodeRef, node_id},
+    },
+    index::{DedupeIndex, SegmentWriter},
+    log::Log,
+    packer::{PackSizes, PackWriter},
+    parent::{Parent, ParentCursor, unless_damaged},
+    progress::Progress,
+    refs::{self, Packs},
+    repository::Repository,
+    session::Session,
+    settings::Settings,
+    stop::Stop,
+    tree::{TreeWriter, WrittenTree},
+};
+
+/// Logical sector size that roots record: volumes are addressed in 512-byte sectors.
+const SECTOR_BYTES: u32 = 512;
+/// Nodes are small: a few thousand of them make a pack.
+const TREE_PACKS: PackSizes = PackSizes {
+    pack_bytes: 64 << 20,
+    part_bytes: 8 << 20,
+};
+
+/// Sends what is new and describes all of it.
+pub(crate) struct Writer<'a> {
+    repository: &'a Repository,
+    session: Session,
+    volume_bytes: u64,
+    index: DedupeIndex,
+    data: PackWriter,
+    segments: SegmentWriter,
+    tree: TreeWriter,
+    statistics: Statistics,
+}
+
+/// Everything but the commit: durable, and not yet visible.
+pub(crate) struct Written {
+    session: SessionId,
+    tree: WrittenTree,
+    segments: Vec<PackName>,
+    statistics: Statistics,
+}
+
+impl<'a> Writer<'a> {
+    /// Takes up what the repository is known to hold.
+    pub(crate) async fn begin(
+        repository: &'a Repository,
+        log: &Log,
+        session: Session,
+        volume_bytes: u64,
+        settings: &Settings,
+    ) -> Result<Self, Error> {
+        let index = known_chunks(repository, log, &session, settings.index_bytes).await?;
+        let id = session.id;
+        let (adopted_packs, adopted_bytes) = session.left();
+        tracing::info!(
+            session = hex::encode(id.0),
+            adopted_packs,
+            adopted_bytes,
+            "a session begins"
+        );
+        let chunks = repository.chunk_size().chunks_in(volume_bytes);
+        let tree_packs = PackWriter::new(repository, id, ObjectKind::TreePack, TREE_PACKS);
+        Ok(Self {
+            repository,
+            session,
+            volume_bytes,
+            index,
+            data: PackWriter::new(repository, id, ObjectKind::DataPack, settings.data_packs),
+            segments: SegmentWriter::new(repository, id, chunks),
+            tree: TreeWriter::new(tree_packs, chunks),
+            statistics: Statistics::default(),
+        })
+    }
+
+    /// Sends what is new, until there is nothing more or it is told to stop.
+    pub(crate) async fn write_all(
+        mut self,
+        chunks: impl Stream<Item = Result<Hashed, Error>>,
+        parent: &Parent,
+        hole_bytes: u64,
+        progress: &Progress,
+        stop: &Stop,
+    ) -> Result<Written, Error> {
+        self.statistics.hole_bytes = hole_bytes;
+        match self.write_chunks(chunks, parent, progress, stop).await {
+            Ok(()) => self.finish().await,
+            Err(Error::Stopped) => {
+                // What is whole in the store is not sent again by the next run.
+                self.data.finish().await?;
+                Err(Error::Stopped)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn write_chunks(
+        &mut self,
+        chunks: impl Stream<Item = Result<Hashed, Error>>,
+        parent: &Parent,
+        progress: &Progress,
+        stop: &Stop,
+    ) -> Result<(), Error> {
+        let mut before = parent.cursor(self.repository, &mut self.tree).await?;
+        let size = self.repository.chunk_size();
+        let mut chunks = std::pin::pin!(chunks);
+        while let Some(hashed) = stop.unless_asked(chunks.try_next()).await? {
+            let index = match hashed {
+                Hashed::Zero(index, len) => {
+                    self.statistics.zero_bytes += len as u64;
+                    index
+                }
+                Hashed::Data(chunk) => {
+                    let index = chunk.index();
+                    let at_parent = self.at_parent(&mut before, index).await?;
+                    self.write(chunk, at_parent).await?;
+                    index
+                }
+            };
+            progress.set_done(index.offset(size) + size.len_of(index, self.volume_bytes) as u64);
+        }
+        Ok(())
+    }
+
+    /// The parent's chunk at this place; none from a damaged leaf on.
+    async fn at_parent(
+        &mut self,
+        before: &mut Option<ParentCursor>,
+        index: ChunkIndex,
+    ) -> Result<Option<Entry>, Error> {
+        let Some(cursor) = before else {
+            return Ok(None);
+        };
+        let found = unless_damaged(cursor.seek(index, &mut self.tree).await)?;
+        if found.is_none() {
+            *before = None;
+        }
+        Ok(found.flatten())
+    }
+
+    /// Dedupes a chunk against the parent's at the same place, then against the repository;
+    /// stores it when it is new.
+    async fn write(&mut self, chunk: HashedChunk, at_parent: Option<Entry>) -> Result<(), Error> {
+        let (index, id, bytes) = (chunk.index(), chunk.id(), chunk.bytes());
+        let place = match at_parent.filter(|entry| entry.id == id) {
+            Some(entry) => {
+                self.statistics.unchanged_bytes += bytes;
+                entry.place
+            }
+            None => match self.index.get(&id) {
+                Some(place) => {
+                    self.statistics.duplicate_bytes += bytes;
+                    place
+                }
+                None => {
+                    self.statistics.new_bytes += bytes;
+                    self.store(chunk).await?
+                }
+            },
+        };
+        self.tree.push(index, id, place).await
+    }
+
+    async fn store(&mut self, chunk: HashedChunk) -> Result<Place, Error> {
+        let sealed = chunk.into_new().seal();
+        let place = self.data.append(&sealed.id.0, &sealed.record).await?;
+        self.index.insert(&sealed.id, place);
+        self.segments.add(self.data.take_finished()).await?;
+        Ok(place)
+    }
+
+    async fn finish(mut self) -> Result<Written, Error> {
+        self.segments.add(self.data.finish().await?).await?;
+        let tree = self.tree.finish().await?;
+        let (session, used) = (&self.session, &tree.data_packs);
+        index_adopted(self.repository, session, used, &mut self.segments).await?;
+        let segments = self.segments.finish().await?;
+        Ok(Written {
+            session: self.session.id,
+            tree,
+            segments,
+            statistics: self.statistics,
+        })
+    }
+}
+
+impl Written {
+    /// Stores root and ref set; what is left is to append the commit.
+    pub(crate) async fn into_commit(
+        mut self,
+        repository: &Repository,
+        parent: &Parent,
+        volume_bytes: u64,
+        size: ChunkSize,
+        subject: &Subject,
+    ) -> Result<Commit, Error> {
+        self.statistics.sent_bytes = repository.store().meter().sent();
+        let root = Root {
+            volume_bytes,
+            chunk_bytes: size.bytes(),
+            sector_bytes: SECTOR_BYTES,
+            created_ms: subject.created_ms,
+            parent: parent.commit_id.clone(),
+            height: self.tree.height,
+            top: self.tree.top.map(|top| top.to_message()),
+            statistics: Some(self.statistics),
+            volume_handle: subject.volume_handle.clone(),
+            volume_identity: subject.volume_identity.clone(),
+        };
+        let root = store_root(&mut self.tree, &root).await?;
+        self.tree.packer.finish().await?;
+        let packs = Packs {
+            data: self.tree.data_packs,
+            tree: self.tree.tree_packs,
+        };
+        let ref_set = refs::store(repository, &packs, parent.packs.as_ref()).await?;
+        Ok(Commit {
+            id: Bytes::copy_from_slice(&random::<16>()),
+            name: subject.name.clone(),
+            request_name: subject.request_name.clone(),
+            volume_handle: subject.volume_handle.clone(),
+            volume_identity: subject.volume_identity.clone(),
+            roots: vec![root.to_message()],
+            ref_set,
+            session: Bytes::copy_from_slice(&self.session.0),
+            segments: join_names(&self.segments),
+            volume_bytes,
+            created_ms: subject.created_ms,
+            chunk_bytes: size.bytes(),
+            statistics: Some(self.statistics),
+        })
+    }
+}
+
+async fn store_root(tree: &mut WrittenTree, root: &Root) -> Result<NodeRef, Error> {
+    let bytes = Bytes::from(root.encode_to_vec());
+    let id = node_id(&bytes);
+    let place = tree.packer.append(&id, &[bytes]).await?;
+    tree.tree_packs.insert(place.pack);
+    Ok(NodeRef { id, place })
+}
+
+/// The index of what the repository holds: what earlier runs left comes before what does not fit.
+async fn known_chunks(
+    repository: &Repository,
+    log: &Log,
+    session: &Session,
+    memory_bytes: usize,
+) -> Result<DedupeIndex, Error> {
+    let mut index = DedupeIndex::new(memory_bytes);
+    let mut adopted = std::pin::pin!(session.adopted(repository, |_| true));
+    while let Some(pack) = adopted.try_next().await? {
+        let object = pack.name.object(ObjectKind::DataPack);
+        index
+            .add_pack(&pack.into())
+            .map_err(|source| repository.refuse(&object, source))?;
+    }
+    index
+        .load(repository, &live_segments(repository, log)?)
+        .await?;
+    Ok(index)
+}
+
+/// Packs of earlier runs that a backup refers to are a backup's from now on: all shall find what
+/// is in them.
+async fn index_adopted(
+    repository: &Repository,
+    session: &Session,
+    used: &BTreeSet<PackName>,
+    segments: &mut SegmentWriter,
+) -> Result<(), Error> {
+    let adopted = session.adopted(repository, |pack| used.contains(pack));
+    let mut adopted = std::pin::pin!(adopted);
+    while let Some(pack) = adopted.try_next().await? {
+        segments.add(vec![pack]).await?;
+    }
+    Ok(())
+}
+
+/// The segments of all backups, oldest first.
+fn live_segments(repository: &Repository, log: &Log) -> Result<Vec<PackName>, Error> {
+    let mut segments = Vec::new();
+    for it in log.commits() {
+        let names = pack_table(&it.commit.segments)
+            .map_err(|source| repository.refuse(&it.slot.object(), source))?;
+        segments.extend(names);
+    }
+    Ok(segments)
+}
