@@ -1,31 +1,41 @@
-//! The command line: the daemon, the demo, and a client of the daemon.
+//! The command line: the daemon, the demo, a client of the daemon, and the same work without one.
 //!
-//! Results go to standard output, as text or with `--json` as JSON; progress and errors go to
-//! standard error. Exit codes: 0 done, 1 failed, 2 wrong usage.
+//! Results go to standard output, as text or with `--json` as JSON; progress, on a terminal, and
+//! errors go to standard error. Exit codes are in [`exit`].
 
-mod backups;
+mod backup;
 mod client;
 mod demo;
+mod exit;
+mod interrupt;
+mod list;
 mod lv;
 mod output;
+mod pages;
+mod path;
+mod place;
 mod progress;
+mod restore;
 mod serve;
 mod store;
+mod verify;
 
 use client::Client;
-use progress::follow;
 
-use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
+use std::{env, io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
-/// An lvmd that sends logical volumes to S3 and brings them back.
+use self::exit::{CliError, EXIT_CODES};
+
+/// Sends volumes to S3 and brings them back: block devices and files by itself, logical volumes as
+/// an lvmd.
 #[derive(Parser)]
-#[command(name = "ringback", version, about)]
+#[command(name = "ringback", version, about, after_help = EXIT_CODES, after_long_help = long_help())]
 struct Cli {
-    /// The daemon's socket.
+    /// The daemon's socket, for `lv`, and for backups and restores of its volumes.
     #[arg(
         long,
         global = true,
@@ -34,54 +44,69 @@ struct Cli {
     )]
     socket: PathBuf,
 
-    /// Print results as JSON.
+    /// Print results, and errors, as JSON.
     #[arg(long, global = true)]
     json: bool,
+
+    /// Print no progress and no results of backup, restore and verify, only what is wrong.
+    #[arg(long, short, global = true)]
+    quiet: bool,
 
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Subcommand)]
-enum Command {
-    /// Run the daemon.
-    Serve(serve::Serve),
-    /// Show the whole way in a temporary place: create, fill, back up, change, restore, compare.
-    Demo(demo::Demo),
-    /// Manage logical volumes.
-    #[command(subcommand)]
-    Lv(lv::Lv),
-    /// Back a volume up to S3.
-    Backup(backups::Backup),
-    /// Make a volume that holds a backup.
-    Restore(backups::Restore),
-    /// List the backups of a repository.
-    List(backups::List),
-    /// Show one backup.
-    Show(backups::Show),
+fn long_help() -> String {
+    format!(
+        "\
+Examples:
+  ringback backup ./disk.img s3://backups/vms/disk-monday
+  ringback list s3://backups/vms
+  ringback verify s3://backups/vms
+  ringback restore s3://backups/vms/disk-monday ./disk-again.img
+
+`ringback demo` shows the whole way without root, S3 account or configuration.
+
+{EXIT_CODES}"
+    )
 }
 
-/// A sentence for the person at the terminal.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct CliError(pub(crate) String);
-
-impl From<tonic::Status> for CliError {
-    fn from(status: tonic::Status) -> Self {
-        Self(format!("{} ({:?})", status.message(), status.code()))
-    }
+#[derive(Subcommand)]
+enum Command {
+    Backup(backup::Backup),
+    Restore(restore::Restore),
+    List(list::List),
+    Show(list::Show),
+    Verify(verify::Verify),
+    #[command(subcommand)]
+    Lv(lv::Lv),
+    Serve(serve::Serve),
+    Demo(demo::Demo),
+    Completions(pages::Completions),
+    Man(pages::Man),
 }
 
 /// What every command is told beside its own arguments.
 pub(crate) struct Context {
     socket: PathBuf,
     json: bool,
+    quiet: bool,
+}
+
+impl Context {
+    /// Whether to show how far work is.
+    pub(crate) fn shows_progress(&self) -> bool {
+        !self.json && !self.quiet && progress::is_watched()
+    }
 }
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    start_log(&cli.command);
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse_usage(&error),
+    };
+    start_log(&cli);
     let runtime = match Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -89,31 +114,48 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let json = cli.json;
     let result = runtime.block_on(run(cli));
     // A blocking call of a cancelled task must not hold the exit up.
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ringback: {error}");
-            ExitCode::FAILURE
+            error.print(json);
+            error.exit.into()
         }
     }
+}
+
+/// What clap has to say, as everything else is said.
+fn refuse_usage(error: &clap::Error) -> ExitCode {
+    let wants_json = env::args_os().any(|argument| argument == "--json");
+    if wants_json && error.use_stderr() {
+        let rendered = error.render().to_string();
+        let message = rendered.trim().trim_start_matches("error: ");
+        CliError::usage(message).print(true);
+        return exit::Exit::Usage.into();
+    }
+    error.exit()
 }
 
 async fn run(cli: Cli) -> Result<(), CliError> {
     let context = Context {
         socket: cli.socket,
         json: cli.json,
+        quiet: cli.quiet,
     };
     match cli.command {
-        Command::Serve(command) => command.run().await,
-        Command::Demo(command) => command.run(context.json).await,
-        Command::Lv(command) => command.run(&context).await,
         Command::Backup(command) => command.run(&context).await,
         Command::Restore(command) => command.run(&context).await,
         Command::List(command) => command.run(&context).await,
         Command::Show(command) => command.run(&context).await,
+        Command::Verify(command) => command.run(&context).await,
+        Command::Lv(command) => command.run(&context).await,
+        Command::Serve(command) => command.run().await,
+        Command::Demo(command) => command.run(context.json).await,
+        Command::Completions(command) => command.run(),
+        Command::Man(command) => command.run(),
     }
 }
 
@@ -127,11 +169,12 @@ const NAMING_KEYS: [&str; 5] = [
     "aws_smithy_runtime::client::orchestrator::endpoints",
 ];
 
-/// The daemon tells what it does; the demo and the client only what is wrong. `RINGBACK_LOG`
-/// overrides.
-fn start_log(command: &Command) {
-    let default = match command {
+/// The daemon tells what it does, other commands only what is wrong, and not beside JSON.
+/// `RINGBACK_LOG` overrides.
+fn start_log(cli: &Cli) {
+    let default = match cli.command {
         Command::Serve(_) => "info,s3s=off",
+        _ if cli.json || cli.quiet => "error,s3s=off",
         Command::Demo(_) => "error,s3s=off",
         _ => "warn",
     };

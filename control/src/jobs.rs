@@ -8,7 +8,10 @@ pub mod turns;
 
 use std::{
     panic::AssertUnwindSafe,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -51,6 +54,8 @@ pub struct Watched {
     pub copying: Arc<Progress>,
     /// When the job began.
     pub started: Instant,
+    /// Whether it waits for others to end before it may move data.
+    waiting: AtomicBool,
     stop: Stop,
     over: CancellationToken,
     store: std::sync::OnceLock<Arc<dyn ObjectStore>>,
@@ -62,6 +67,7 @@ impl Watched {
             progress: Arc::default(),
             copying: Arc::default(),
             started: Instant::now(),
+            waiting: AtomicBool::new(false),
             stop: Stop::default(),
             over: CancellationToken::new(),
             store: std::sync::OnceLock::new(),
@@ -88,6 +94,14 @@ impl Watched {
         let _ = self.store.set(store);
     }
 
+    /// Waits for a turn, and lets that be seen.
+    async fn wait_for_turn<T>(&self, turn: impl Future<Output = T>) -> T {
+        self.waiting.store(true, Ordering::Relaxed);
+        let turn = turn.await;
+        self.waiting.store(false, Ordering::Relaxed);
+        turn
+    }
+
     /// Payload bytes sent and received.
     pub fn wire_bytes(&self) -> u64 {
         self.store
@@ -97,6 +111,9 @@ impl Watched {
 
     /// `42.1 % of 3.0 GiB, 512 MiB/s, 1.2 GiB over the wire, 10 s left`.
     pub fn describe(&self) -> String {
+        if self.waiting.load(Ordering::Relaxed) {
+            return "waiting for other jobs to end".to_owned();
+        }
         let total = self.progress.total_bytes();
         let to_copy = self.copying.total_bytes();
         if total == 0 && to_copy > 0 {

@@ -3,11 +3,14 @@
 //! A request comes in over gRPC ([`service`]), is read into one type of our own whatever its
 //! dialect ([`dialect`], [`request`], [`names`]), and carried out by the [`daemon`]: at once on a
 //! volume group ([`groups`], [`volume`]), or as a job that outlives the call ([`jobs`]).
+//!
+//! The command line ([`cli`]) asks a daemon, or works on devices and files itself ([`direct`]).
 
 pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod dialect;
+pub mod direct;
 pub mod failure;
 pub mod groups;
 pub mod jobs;

@@ -165,7 +165,7 @@ fn key(id: &ChunkId) -> [u8; 16] {
     *id.0.first_chunk().expect("an id has 32 bytes")
 }
 
-async fn fetch_segment(
+pub(crate) async fn fetch_segment(
     repository: &Repository,
     name: PackName,
 ) -> Result<(String, IndexSegment), Error> {

@@ -7,6 +7,8 @@
 //! A restore ([`restore::run`]): tree, plan ([`ranges`]), parallel ranged GETs, verify, ring
 //! writer, flush.
 //!
+//! A verification ([`verify::run`]): what the backups need is there, and is what it should be.
+//!
 //! What lies in the store is in [`format`]; how it gets there in [`store`] and [`repository`].
 //! This crate knows nothing of gRPC, YAML or LVM.
 
@@ -16,6 +18,7 @@ pub mod chunk;
 pub mod copy;
 pub mod device;
 pub mod error;
+mod footers;
 pub mod format;
 pub mod index;
 pub mod log;
@@ -34,4 +37,5 @@ pub mod stop;
 pub mod store;
 mod tasks;
 pub mod tree;
+pub mod verify;
 mod writer;

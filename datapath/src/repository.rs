@@ -4,7 +4,7 @@
 
 use std::{
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -25,6 +25,13 @@ use crate::{
 /// What does not match its check or id is fetched so often before it is called damaged: bits flip
 /// on the way, too.
 pub(crate) const FETCH_TRIES: usize = 5;
+
+/// How long who makes a repository waits between tries when somebody else seems to make it, too.
+const CREATION_PAUSES: [Duration; 3] = [
+    Duration::from_millis(100),
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+];
 
 /// An opened repository.
 #[derive(Clone)]
@@ -72,9 +79,15 @@ impl Repository {
         };
         let bytes = object::encode(ObjectKind::Repository, id, REPOSITORY, &message);
         probe(&store, id).await?;
-        // Whoever was first, the object is there now.
-        store.put_new(REPOSITORY, bytes).await?;
-        tracing::info!(repository = store.describe(), "made a new repository");
+        // Whoever was first, the object is there now. But a store may tell the second before the
+        // first is done, or has failed.
+        for pause in CREATION_PAUSES {
+            store.put_new(REPOSITORY, bytes.clone()).await?;
+            match Self::open(Arc::clone(&store)).await {
+                Err(Error::NoRepository { .. }) => tokio::time::sleep(pause).await,
+                opened => return opened,
+            }
+        }
         Self::open(store).await
     }
 
@@ -246,6 +259,15 @@ mod tests {
 
     use super::*;
     use crate::store::fake::FakeStore;
+
+    #[tokio::test]
+    async fn a_creator_whom_another_kept_from_it_and_then_failed_makes_the_repository_itself() {
+        let store = Arc::new(FakeStore::new());
+        // Both of the probe, which is content with it, and the first for `repository`.
+        store.conflicts.store(3, Ordering::Relaxed);
+        let size = ChunkSize::new(64 << 10).expect("valid");
+        Repository::open_or_create(store, size).await.expect("made");
+    }
 
     #[tokio::test]
     async fn an_object_that_comes_in_damaged_is_fetched_again_before_it_is_called_so() {

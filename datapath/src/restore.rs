@@ -295,27 +295,27 @@ impl Restore {
         fetched: &mpsc::Sender<FetchedChunk>,
     ) -> Result<(), Error> {
         let object = range.pack.object(ObjectKind::DataPack);
-        let first = &range.records[0];
-        let damaged = |error| match error {
-            StoreError::NotFound { .. } => self.backup.damaged(&first.1, &first.0, "is missing"),
-            StoreError::TooShort { .. } => self.backup.damaged(&first.1, &first.0, "is cut off"),
-            other => other.into(),
-        };
+        let (place, wanted) = &range.records[0];
         let mut stream = RecordStream {
             download: self
                 .repository
                 .store()
                 .get_range(&object, range.start, range.end)
                 .await
-                .map_err(damaged)?,
+                .map_err(|error| self.located(error.into(), wanted, place))?,
             piece: bytes::Bytes::new(),
             position: range.start,
         };
         for (place, wanted) in group_by_place(range.records) {
             let len = self.expected_len(&place, &wanted)?;
             let mut slot = self.arena.acquire().await;
-            stream.skip_to(u64::from(place.offset)).await?;
-            let codec = stream.read_record(&mut slot[..len]).await?;
+            let record = async {
+                stream.skip_to(u64::from(place.offset)).await?;
+                stream.read_record(&mut slot[..len]).await
+            };
+            let codec = record
+                .await
+                .map_err(|error| self.located(error, &wanted[0], &place))?;
             let chunk = FetchedChunk {
                 slot,
                 len,
@@ -329,6 +329,19 @@ impl Restore {
             }
         }
         Ok(())
+    }
+
+    /// Names what an object that is not there, or not whole, is needed for.
+    fn located(&self, error: Error, wanted: &Wanted, place: &Place) -> Error {
+        match error {
+            Error::Store(StoreError::NotFound { .. }) => {
+                self.backup.damaged(wanted, place, "is missing")
+            }
+            Error::Store(StoreError::TooShort { .. }) => {
+                self.backup.damaged(wanted, place, "is cut off")
+            }
+            other => other,
+        }
     }
 
     /// Length of the chunk, when the record can hold just that.
@@ -371,7 +384,9 @@ impl Restore {
             if tries == FETCH_TRIES {
                 break;
             }
-            self.fetch_again(&mut chunk).await?;
+            if let Err(error) = self.fetch_again(&mut chunk).await {
+                return Err(self.located(error, &chunk.wanted[0], &chunk.place));
+            }
         }
         let reason = match chunk.codec {
             CODEC_RAW => "does not hold the bytes that the backup's tree names".to_owned(),

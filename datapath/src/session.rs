@@ -14,12 +14,8 @@ use tokio::time::timeout;
 
 use crate::{
     error::{Error, ErrorKind},
-    format::{
-        FormatError,
-        name::{ObjectKind, PackName, SessionId},
-        object::HEADER_BYTES,
-        pack::{read_footer, tail_bytes},
-    },
+    footers::fetch_footer,
+    format::name::{ObjectKind, PackName, SessionId},
     packer::FinishedPack,
     repository::Repository,
 };
@@ -29,8 +25,6 @@ use crate::{
 const RUNS_MAX: u32 = 64;
 /// Footers fetched at once.
 const FETCHES: usize = 16;
-/// As much of a pack's end as usually holds its footer.
-const TAIL_BYTES: u64 = 32 << 10;
 /// How long the end of a failed run may be held up by its uploads.
 const TIDY_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -86,7 +80,10 @@ impl Session {
     ) -> impl Stream<Item = Result<FinishedPack, Error>> + 'a {
         let packs = self.left.iter().filter(move |(name, _)| wanted(name));
         stream::iter(packs)
-            .map(move |(&name, &bytes)| fetch_footer(repository, name, bytes))
+            .map(async move |(&name, &bytes)| {
+                let footer = fetch_footer(repository, ObjectKind::DataPack, name, bytes).await?;
+                Ok::<_, Error>(FinishedPack { name, footer })
+            })
             .buffered(FETCHES)
             .filter_map(async |fetched| match fetched {
                 Err(error) if error.kind() == ErrorKind::Damaged => {
@@ -135,38 +132,5 @@ async fn give_up_uploads(repository: &Repository, id: SessionId) {
             // Not every store lists uploads, nor may every writer.
             Err(error) => tracing::debug!(%error, prefix, "cannot look for unfinished uploads"),
         }
-    }
-}
-
-/// Reads the footer of a pack of chunks of this length.
-pub async fn fetch_footer(
-    repository: &Repository,
-    name: PackName,
-    bytes: u64,
-) -> Result<FinishedPack, Error> {
-    let kind = ObjectKind::DataPack;
-    let object = name.object(kind);
-    let refuse = |source| repository.refuse(&object, source);
-    let range = async |start, end| {
-        let why = "it was listed";
-        repository.fetch_range(&object, start, end, why).await
-    };
-    let header = HEADER_BYTES as u64;
-    if bytes < header {
-        return Err(refuse(FormatError::Damaged("shorter than a header")));
-    }
-    let head = range(0, header).await?;
-    let mut tail_start = bytes.saturating_sub(TAIL_BYTES).max(header);
-    loop {
-        let tail = range(tail_start, bytes).await?;
-        let read = read_footer(kind, name, repository.id(), &head, &tail, bytes);
-        if let Some(footer) = read.map_err(refuse)? {
-            return Ok(FinishedPack { name, footer });
-        }
-        let needed = tail_bytes(&tail).map_err(refuse)? as u64;
-        tail_start = bytes
-            .checked_sub(needed)
-            .filter(|&start| (header..tail_start).contains(&start))
-            .ok_or_else(|| refuse(FormatError::Damaged("its footer is longer than it is")))?;
     }
 }

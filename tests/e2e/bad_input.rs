@@ -113,19 +113,13 @@ fn rows(section: &str) -> BTreeMap<String, (String, String)> {
     let heading = format!("\n## {section}\n");
     let (_, text) = page.split_once(&heading).expect(&heading);
     let text = text.split("\n## ").next().expect("there is a first part");
-    let cells = |line: &str| -> Option<[String; 3]> {
+    let cells = |line: &str| -> Option<(String, (String, String))> {
         let line = line.strip_prefix("| ")?.strip_suffix(" |")?;
-        let cells: Vec<String> = line
-            .replace("\\|", "\u{1}")
-            .split(" | ")
-            .map(|cell| cell.trim_matches('`').replace('\u{1}', "|"))
-            .collect();
-        cells.try_into().ok()
+        let [input, code, sentence] = line.split(" | ").collect::<Vec<_>>().try_into().ok()?;
+        let sentence = sentence.strip_prefix('`')?.strip_suffix('`')?;
+        Some((input.to_owned(), (code.to_owned(), sentence.to_owned())))
     };
-    let rows = text.lines().filter_map(cells);
-    rows.skip(2)
-        .map(|[input, code, sentence]| (input, (code, sentence)))
-        .collect()
+    text.lines().filter_map(cells).collect()
 }
 
 /// Whether the sentence is the wanted one, whose `…` stand for anything.
@@ -162,7 +156,6 @@ impl Judge {
         let agrees = row
             .is_some_and(|(wanted_code, wanted)| code == wanted_code && is_like(sentence, &wanted));
         if !agrees {
-            let sentence = sentence.replace('|', "\\|");
             let row = format!("| {input} | {code} | `{sentence}` |");
             self.differing.push(row);
         }

@@ -163,7 +163,11 @@ async fn removing_a_volume_ends_its_backup_that_waits_for_a_turn() {
     client.poll(&running).await.expect("it starts");
     valve.is_shut().await;
     let waiting = backup("waiting", "second", &store.s3("waiting"));
-    client.poll(&waiting).await.expect("it starts");
+    wait_for("a backup that waits", async || {
+        let state = client.poll(&waiting).await.expect("it starts");
+        (state.msg == "waiting for other jobs to end").then_some(())
+    })
+    .await;
     client.remove("second").await.expect("it is removed");
     let state = client.poll(&waiting).await.expect("it is told");
     assert_eq!(state.state(), StateType::Error);

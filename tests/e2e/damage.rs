@@ -113,7 +113,7 @@ impl Bed {
 }
 
 /// Flips a bit of an object; a second flip at the same place mends it.
-fn flip(file: &Path, at: u64) {
+pub(crate) fn flip(file: &Path, at: u64) {
     let file = File::options()
         .read(true)
         .write(true)
@@ -126,7 +126,7 @@ fn flip(file: &Path, at: u64) {
 }
 
 /// Length of the object in a file of the endpoint.
-fn object_bytes(file: &Path) -> u64 {
+pub(crate) fn object_bytes(file: &Path) -> u64 {
     let file = File::open(file).expect("opens the object");
     let end = file.metadata().expect("has a length").len();
     let mut trailer = [0; TRAILER_BYTES];

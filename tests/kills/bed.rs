@@ -34,7 +34,7 @@ pub(crate) const ZEROS: &str = "zeros";
 
 const DATA_BYTES: u64 = 64 * MIB;
 /// Packs and parts small enough for a few of each in a small volume.
-const DATAPATH: &str = "datapath: { part-mib: 5, pack-mib: 13 }\n";
+const DATAPATH: &str = "datapath: { part-mib: 5, pack-mib: 13, packs-min: 1 }\n";
 const POLL: Duration = Duration::from_millis(2);
 /// Parts of a group that are empty when nothing is under way.
 const PASSING: [&str; 3] = ["pending", "temporary", "trash"];
@@ -309,15 +309,18 @@ impl Bed {
         };
         let path = path.strip_prefix(&self.place.group).unwrap_or(path);
         // Random names and device numbers would all be different points.
-        let steady = path
-            .components()
-            .map(|it| it.as_os_str().to_string_lossy().into_owned())
-            .map(|it| match it.strip_prefix("loop") {
-                Some(number) if number.parse::<u32>().is_ok() => "loopN".to_owned(),
-                _ if it.len() == 36 && it.contains('-') => "RANDOM".to_owned(),
-                _ => it,
-            });
-        format!("{} {}", call.name, steady.collect::<Vec<_>>().join("/"))
+        let is_random = |name: &str| name.len() == 36 && name.matches('-').count() == 4;
+        let is_device = |name: &str| {
+            let number = name.strip_prefix("loop");
+            number.is_some_and(|number| number.parse::<u32>().is_ok())
+        };
+        let names = path.iter().map(|name| match &*name.to_string_lossy() {
+            name if is_random(name) => PathBuf::from("RANDOM"),
+            name if is_device(name) => PathBuf::from("loopN"),
+            name => PathBuf::from(name),
+        });
+        let steady: PathBuf = names.collect();
+        format!("{} ./{}", call.name, steady.display()).replace(".//", "/")
     }
 }
 

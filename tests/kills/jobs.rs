@@ -19,11 +19,12 @@ pub(crate) async fn kill_in_backups(bed: &mut Bed, plan: Plan, test: &'static st
     let s3 = bed.store.at("s3://backups/points/monday");
     let work = to_its_end(bed.client.clone(), backup("points", DATA, &s3));
     let points = bed.points(Phase::of_backup, work).await;
+    let parts = points[&Phase::Part] / 2;
     for phase in Phase::OF_BACKUPS {
         for (number, blow) in plan.blows(phase, points[&phase]).into_iter().enumerate() {
             let _replay = Replay { test, blow };
             let name = format!("{phase}-{number}");
-            let what = kill_in_backup(bed, blow, &name).await;
+            let what = kill_in_backup(bed, blow, parts, &name).await;
             tally.count(phase, what);
         }
     }
@@ -69,27 +70,21 @@ pub(crate) async fn restored(client: Client, s3: S3) {
     let _ = client.restore(AGAIN, 1, &synchronous(&s3)).await;
 }
 
-async fn kill_in_backup(bed: &mut Bed, blow: Blow, name: &str) -> String {
+async fn kill_in_backup(bed: &mut Bed, blow: Blow, parts: usize, name: &str) -> String {
     for point in candidates(blow.point) {
         let s3 = bed
             .store
             .at(&format!("s3://backups/{name}-at-{point}/monday"));
         let request = backup(&format!("{name}-at-{point}"), DATA, &s3);
         let work = to_its_end(bed.client.clone(), request.clone());
-        // While it reads no part is acknowledged.
-        let parts = Blow {
-            phase: Phase::Part,
-            point: 0,
+        let now = Blow { point, ..blow };
+        let struck = match blow.phase {
+            Phase::Read => strike_before_any_part(bed, now, parts, work).await,
+            _ => bed.strike(now, Phase::of_backup, work).await,
         };
-        let no_part = (blow.phase == Phase::Read)
-            .then(|| bed.store.endpoint.stop_at(parts.stop().expect("a request")));
-        let struck = bed
-            .strike(Blow { point, ..blow }, Phase::of_backup, work)
-            .await;
-        drop(no_part);
         bed.start_on_what_is_left().await;
         let committed = assert_backup_is_whole_or_absent(bed, &s3).await;
-        if let (Some(_), Some(expected)) = (&struck, is_committed_at(Blow { point, ..blow })) {
+        if let (Some(_), Some(expected)) = (&struck, is_committed_at(now)) {
             assert_eq!(committed, expected, "whether it exists after {struck:?}");
         }
         assert_repeated_call_finishes(bed, &request, &s3, committed).await;
@@ -98,6 +93,34 @@ async fn kill_in_backup(bed: &mut Bed, blow: Blow, name: &str) -> String {
         }
     }
     panic!("no kill in {} hit anything", blow.phase);
+}
+
+/// Strikes while the store holds back all parts: none is acknowledged while the volume is read. It
+/// has been read when the last of its parts has arrived.
+async fn strike_before_any_part(
+    bed: &mut Bed,
+    blow: Blow,
+    parts: usize,
+    work: impl Future<Output = ()> + Send + 'static,
+) -> Option<String> {
+    let part = |number: usize| {
+        let blow = Blow {
+            phase: Phase::Part,
+            point: 2 * (number - 1),
+        };
+        blow.stop().expect("a part is a request")
+    };
+    let first = bed.store.endpoint.stop_at(part(1));
+    let last = bed.store.endpoint.stop_at(part(parts));
+    let until_all_is_read = async move {
+        tokio::select! {
+            () = work => {}
+            () = last.reached() => {}
+        }
+    };
+    let struck = bed.strike(blow, Phase::of_backup, until_all_is_read).await;
+    drop(first);
+    struck
 }
 
 /// Whether a backup killed there exists; `None` where both may be.

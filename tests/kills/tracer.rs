@@ -127,10 +127,8 @@ impl<F: FnMut(&Call) -> bool> Tracer<F> {
     fn run(&mut self) -> Trace {
         let of_this_thread = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
         let any_event = WaitPidFlag::WEXITED | WaitPidFlag::WSTOPPED | WaitPidFlag::WNOWAIT;
-        loop {
-            let Ok(event) = waitid(Id::All, any_event | of_this_thread) else {
-                break; // nobody is traced any more
-            };
+        // An error: nobody is traced any more.
+        while let Ok(event) = waitid(Id::All, any_event | of_this_thread) {
             let thread = event.pid().expect("an event of a thread");
             let is_end = matches!(event, WaitStatus::Exited(..) | WaitStatus::Signaled(..));
             if is_end && thread == self.process {

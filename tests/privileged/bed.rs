@@ -74,6 +74,12 @@ impl Sink {
     }
 }
 
+impl Sink {
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+}
+
 impl Daemon {
     /// A daemon whose volumes lie in `volumes`, with these settings of the data path.
     pub(crate) fn start(sink: &Sink, volumes: &Path, datapath: &str, user: User) -> Self {

@@ -4,4 +4,5 @@
 mod backup;
 mod bed;
 mod directory;
+mod full_disk;
 mod support;

@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
-use super::CliError;
+use super::exit::{CliError, Exit};
 
 /// A client of all services on one socket.
 #[derive(Clone)]
@@ -47,9 +47,10 @@ fn unreachable_daemon(socket: &Path, error: &dyn std::error::Error) -> CliError 
     while let Some(source) = cause.source() {
         cause = source;
     }
-    CliError(format!(
+    let message = format!(
         "no daemon answers at {} ({cause}); start one with `ringback serve`, or name its socket \
          with --socket",
         socket.display()
-    ))
+    );
+    CliError::new(Exit::Unreachable, message)
 }

@@ -27,8 +27,11 @@ use self::{
     report::{Report, Step},
 };
 use super::{
-    CliError, Client,
-    backups::{back_up, restore},
+    Client,
+    backup::back_up,
+    exit::{CliError, Exit},
+    progress::is_watched,
+    restore::restore,
     serve::{playground_config, told_to_stop},
     store::StoreArgs,
 };
@@ -58,7 +61,7 @@ impl Demo {
         let stage = Stage::set_up().await?;
         let result = tokio::select! {
             result = perform(&stage, self.data_mib << 20, json) => result,
-            () = stop => Err(CliError("interrupted".to_owned())),
+            () = stop => Err(CliError::new(Exit::Interrupted, "interrupted")),
         };
         stage.take_down().await?;
         result
@@ -169,13 +172,13 @@ impl Stage {
             volume_handle: volume.to_owned(),
             data_source: Some(self.source(name)),
         };
-        back_up(&self.client, backup, name).await?;
+        back_up(&self.client, backup, name, is_watched()).await?;
         self.info(name).await
     }
 }
 
 fn sentence(error: impl std::fmt::Display) -> CliError {
-    CliError(error.to_string())
+    CliError::failed(error.to_string())
 }
 
 async fn perform(stage: &Stage, data_bytes: u64, json: bool) -> Result<(), CliError> {
@@ -314,7 +317,7 @@ async fn step_restore(
         ..CreateLvRequest::default()
     };
     let started = Instant::now();
-    let volume = restore(&stage.client, request, "restore").await?;
+    let volume = restore(&stage.client, request, "restore", is_watched()).await?;
     let time = started.elapsed();
     let stats = stage.info(name).await?.stats.unwrap_or_default();
     report.step(&Step {

@@ -7,7 +7,7 @@ use ringback_proto::lvmd::{
 };
 use serde_json::{Value, json};
 
-use super::{CliError, Client, Context, output};
+use super::{Client, Context, exit::CliError, output};
 use crate::jobs::Bytes;
 
 /// Manage logical volumes.

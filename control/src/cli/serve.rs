@@ -6,7 +6,7 @@ use clap::Args;
 use ringback_endpoint::{Backing, Endpoint, Options};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{CliError, output};
+use super::{exit::CliError, output};
 use crate::{
     config::Config,
     daemon::Daemon,
@@ -42,7 +42,7 @@ impl Serve {
 }
 
 fn sentence(error: impl std::fmt::Display) -> CliError {
-    CliError(error.to_string())
+    CliError::failed(error.to_string())
 }
 
 async fn run_daemon(config: Config) -> Result<Arc<Daemon>, CliError> {
@@ -76,7 +76,7 @@ pub(crate) fn told_to_stop() -> impl Future<Output = ()> {
 async fn run_playground(folder: PathBuf) -> Result<(), CliError> {
     let folder = std::path::absolute(folder).map_err(sentence)?;
     fs::create_dir_all(&folder).map_err(|error| {
-        CliError(format!(
+        CliError::failed(format!(
             "cannot make the folder {}: {error}",
             folder.display()
         ))

@@ -1,23 +1,29 @@
-//! How the client says where in S3, and with what credentials.
+//! How a command says where in S3, and with what credentials.
 
 use std::env;
 
 use clap::Args;
+use ringback_datapath::store::location::{Credentials, StoreConfig};
 use ringback_proto::lvmd::{DataSource, data_source};
 
-/// How the daemon is to reach the store. Credentials are taken from AWS_ACCESS_KEY_ID,
-/// AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN; without them the daemon uses its own. They are
-/// never arguments, which everybody on the host can read.
+use super::exit::CliError;
+use crate::{config::DatapathSettings, dialect, failure::Failure, jobs};
+
+/// How to reach the store.
+///
+/// Credentials are never arguments, which everybody on the host can read.
 #[derive(Args, Clone, Default)]
-#[command(
-    after_help = "Credentials are taken from the environment: AWS_ACCESS_KEY_ID, \
-                        AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN. Without them the daemon uses \
-                        its own."
-)]
+#[command(next_help_heading = "Store")]
 pub(crate) struct StoreArgs {
-    /// The store, http(s)://host[:port]; without it AWS's own endpoint of the region.
-    #[arg(long, value_name = "URL", env = "AWS_ENDPOINT_URL_S3")]
+    /// The store, http(s)://host[:port] [default: AWS's own endpoint of the region] [env:
+    /// AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL]
+    #[arg(long, value_name = "URL")]
     pub(crate) endpoint: Option<String>,
+
+    /// Take credentials and region from this profile of the AWS shared config and credentials
+    /// files, whatever the environment says.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) profile: Option<String>,
 
     /// Accept any certificate of the store.
     #[arg(long)]
@@ -32,13 +38,20 @@ pub(crate) struct StoreArgs {
     pub(crate) https_proxy: Option<String>,
 }
 
+/// Where credentials come from, for `--help`.
+pub(crate) const CREDENTIALS: &str = "\
+Credentials are those that AWS tools use: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and
+AWS_SESSION_TOKEN; else the profile that --profile or AWS_PROFILE names in ~/.aws/credentials
+and ~/.aws/config; else a web identity, the container's or the instance's role. The region is
+AWS_REGION, else the profile's, else what the store says.";
+
 impl StoreArgs {
-    /// The store's part of a request, for this path.
+    /// The store's part of a request to a daemon, for this path.
     pub(crate) fn s3(&self, path: &str) -> data_source::S3 {
         let from_environment = |name| env::var(name).unwrap_or_default();
         data_source::S3 {
             path: path.to_owned(),
-            endpoint: self.endpoint.clone().unwrap_or_default(),
+            endpoint: self.endpoint().unwrap_or_default(),
             verify_tls: !self.no_verify_tls,
             http_proxy: self.http_proxy.clone().unwrap_or_default(),
             https_proxy: self.https_proxy.clone().unwrap_or_default(),
@@ -55,5 +68,60 @@ impl StoreArgs {
             synchronous_restore: synchronous,
             r#type: Some(data_source::Type::S3(self.s3(path))),
         }
+    }
+
+    /// How this process reaches the store itself.
+    pub(crate) fn config(&self) -> Result<StoreConfig, CliError> {
+        let (mut store, key) = dialect::store(&self.s3("")).map_err(Failure::from)?;
+        jobs::repository::refuse_encryption(key.as_ref())?;
+        if let Some(profile) = &self.profile {
+            store.credentials = Credentials::Profile(profile.clone());
+        }
+        Ok(store)
+    }
+
+    fn endpoint(&self) -> Option<String> {
+        let from_environment = |name| env::var(name).ok().filter(|url| !url.is_empty());
+        self.endpoint
+            .clone()
+            .or_else(|| from_environment("AWS_ENDPOINT_URL_S3"))
+            .or_else(|| from_environment("AWS_ENDPOINT_URL"))
+    }
+}
+
+/// Buffers of one job, unless told otherwise.
+const BUFFERS_MIB: u32 = 96;
+
+/// How much of this host the work may take.
+#[derive(Args, Clone, Default)]
+#[command(next_help_heading = "Work")]
+pub(crate) struct WorkArgs {
+    /// Memory for buffers, in MiB [default: 96]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(32..=65536))]
+    pub(crate) memory: Option<u32>,
+
+    /// Parts, or ranges of objects, under way to or from the store at once [default: 8]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) transfers: Option<u32>,
+}
+
+impl WorkArgs {
+    pub(crate) fn settings(&self) -> DatapathSettings {
+        let defaults = DatapathSettings::default();
+        DatapathSettings {
+            // One job: the settings share three quarters out to a backup and a restore.
+            memory_mib: (self.memory.unwrap_or(BUFFERS_MIB) * 8).div_ceil(3),
+            backups_max: 1,
+            restores_max: 1,
+            parts_in_flight: self.transfers.unwrap_or(defaults.parts_in_flight),
+            ..defaults
+        }
+    }
+
+    pub(crate) fn given(&self) -> [(&'static str, bool); 2] {
+        [
+            ("--memory", self.memory.is_some()),
+            ("--transfers", self.transfers.is_some()),
+        ]
     }
 }

@@ -128,6 +128,12 @@ fn datapath(file: &file::Datapath) -> Result<DatapathSettings, String> {
     Ok(settings)
 }
 
+impl Default for DatapathSettings {
+    fn default() -> Self {
+        datapath(&file::Datapath::default()).expect("the defaults go together")
+    }
+}
+
 fn number(
     key: &str,
     value: Option<u64>,

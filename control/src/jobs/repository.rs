@@ -28,13 +28,7 @@ pub fn admit(
     store: &StoreConfig,
     encryption_key: Option<&Secret>,
 ) -> Result<StoreConfig, Failure> {
-    if encryption_key.is_some() {
-        return Err(Failure::new(
-            Code::Unimplemented,
-            "encryption_key is set; this version of ringback does not encrypt, and stores nothing \
-             rather than storing it in the clear: leave it empty",
-        ));
-    }
+    refuse_encryption(encryption_key)?;
     if config.s3.require_verify_tls && !store.verify_tls {
         return Err(Failure::new(
             Code::InvalidArgument,
@@ -47,6 +41,18 @@ pub fn admit(
         authorities: config.s3.authorities.clone(),
         ..store.clone()
     })
+}
+
+/// Refuses to do in the clear what was asked for encrypted.
+pub fn refuse_encryption(encryption_key: Option<&Secret>) -> Result<(), Failure> {
+    if encryption_key.is_none() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Code::Unimplemented,
+        "encryption_key is set; this version of ringback does not encrypt, and stores nothing \
+         rather than storing it in the clear: leave it empty",
+    ))
 }
 
 /// Prepares a store that gives up after `patience`.

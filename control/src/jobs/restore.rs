@@ -331,7 +331,8 @@ impl RestoreJob {
     ) -> Result<(), Failure> {
         self.state.send_replace(State::Running);
         let stop = &self.watched.stop;
-        let turn = async { Ok::<_, Failure>(turns.restore().await) };
+        let turn = self.watched.wait_for_turn(turns.restore());
+        let turn = async { Ok::<_, Failure>(turn.await) };
         let _turn = stop.unless_asked(turn).await?;
         let settings = repository::settings(&config.datapath);
         restore::run(

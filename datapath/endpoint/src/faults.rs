@@ -86,6 +86,8 @@ pub struct FaultPlan {
     /// the kind that can happen to no other sort of request, where there is one, because such
     /// requests are rare.
     pub faults: Vec<Fault>,
+    /// So many requests meet one; after them none does.
+    pub requests_max: u64,
     /// How late a late reply is, at most.
     pub delay_max: Duration,
 }
@@ -98,6 +100,7 @@ impl FaultPlan {
             seed,
             per_mille,
             faults: Fault::PASSING.to_vec(),
+            requests_max: u64::MAX,
             delay_max: Duration::from_millis(200),
         }
     }
@@ -106,10 +109,8 @@ impl FaultPlan {
     #[must_use]
     pub fn always(fault: Fault) -> Self {
         Self {
-            seed: 0,
-            per_mille: 1000,
             faults: vec![fault],
-            delay_max: Duration::from_millis(200),
+            ..Self::mixed(0, 1000)
         }
     }
 }
@@ -171,21 +172,43 @@ pub(crate) struct Drawn {
 
 /// Draws.
 #[derive(Debug, Default)]
-pub(crate) struct Lots(Mutex<Option<(FaultPlan, u64)>>);
+pub(crate) struct Lots(Mutex<Option<Drawing>>);
+
+#[derive(Debug)]
+struct Drawing {
+    plan: FaultPlan,
+    /// Requests that came.
+    requests: u64,
+    /// Those among them that met a fault.
+    met: u64,
+}
 
 impl Lots {
     /// Begins anew with this plan.
     pub(crate) fn set(&self, plan: Option<FaultPlan>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = plan.map(|plan| (plan, 0));
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = plan.map(|plan| Drawing {
+            plan,
+            requests: 0,
+            met: 0,
+        });
     }
 
     /// What the next request meets.
     pub(crate) fn draw<B>(&self, request: &Request<B>) -> Option<Drawn> {
-        let mut planned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (plan, requests) = planned.as_mut()?;
+        let mut drawing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Drawing {
+            plan,
+            requests,
+            met,
+        } = drawing.as_mut()?;
         let mut random = SplitMix::at(plan.seed, *requests);
         *requests += 1;
-        draw(plan, Shape::of(request), &mut random)
+        if *met == plan.requests_max {
+            return None;
+        }
+        let drawn = draw(plan, Shape::of(request), &mut random)?;
+        *met += 1;
+        Some(drawn)
     }
 }
 
@@ -287,6 +310,22 @@ mod tests {
         assert_ne!(drawn(1), drawn(2));
         let faults = drawn(1).into_iter().flatten().count();
         assert!((70..130).contains(&faults), "{faults} of 1000");
+    }
+
+    #[test]
+    fn no_more_requests_meet_a_fault_than_the_plan_has() {
+        let lots = Lots::default();
+        lots.set(Some(FaultPlan {
+            requests_max: 3,
+            ..FaultPlan::always(Fault::CutUpload)
+        }));
+        let (get, put) = (
+            request(&Method::GET, "/bucket/key"),
+            request(&Method::PUT, "/bucket/key"),
+        );
+        assert!(lots.draw(&get).is_none());
+        let met = (0..10).filter_map(|_| lots.draw(&put)).count();
+        assert_eq!(met, 3);
     }
 
     #[test]

@@ -63,8 +63,8 @@ impl SharedCredentials {
         }
     }
 
-    /// From now on, sign with these. A change between static credentials and the chain takes
-    /// effect with the next job.
+    /// From now on, sign with these. A change between static credentials, a profile and the
+    /// chain takes effect with the next job.
     pub fn replace(&self, credentials: Credentials) {
         self.held.send_if_modified(|held| {
             let differ = held.credentials != credentials;
@@ -80,8 +80,8 @@ impl SharedCredentials {
         self.held.borrow().expired
     }
 
-    pub(super) fn is_chain(&self) -> bool {
-        self.held.borrow().credentials == Credentials::Chain
+    pub(super) fn current(&self) -> Credentials {
+        self.held.borrow().credentials.clone()
     }
 
     /// Notes that the store took a request with this token.
@@ -129,8 +129,8 @@ impl SharedCredentials {
                 None,
                 "ringback-request",
             )),
-            Credentials::Chain => Err(CredentialsError::not_loaded(
-                "the request now asks for the default chain; it takes effect with the next job",
+            Credentials::Chain | Credentials::Profile(_) => Err(CredentialsError::not_loaded(
+                "the request now asks for other credentials; they take effect with the next job",
             )),
         }
     }

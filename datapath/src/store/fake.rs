@@ -146,6 +146,10 @@ impl ObjectStore for FakeStore {
         Ok(Box::new(Piece(Some(bytes.into()))))
     }
 
+    async fn size(&self, object: &str) -> Result<u64, StoreError> {
+        self.get(object).await.map(|whole| whole.len() as u64)
+    }
+
     async fn put(&self, object: &str, payload: Payload) -> Result<(), StoreError> {
         self.objects().insert(object.to_owned(), joined(&payload));
         Ok(())

@@ -381,6 +381,8 @@ impl fmt::Debug for Secret {
 pub enum Credentials {
     /// The AWS default chain: environment, profile, container, instance role.
     Chain,
+    /// This profile of the AWS shared config and credentials files, whatever the environment says.
+    Profile(String),
     /// Given with the request.
     Static {
         /// Access key id.

@@ -49,7 +49,7 @@ pub enum StoreError {
         object: String,
     },
     /// There is no such bucket.
-    #[error("there is no bucket {bucket:?} at {endpoint}")]
+    #[error("there is no bucket {bucket:?} at {endpoint}; make it, or correct the path")]
     NoBucket {
         /// Its name.
         bucket: String,
@@ -57,7 +57,9 @@ pub enum StoreError {
         endpoint: String,
     },
     /// The credentials do not allow it.
-    #[error("{endpoint} denies access to {object} ({code})")]
+    #[error(
+        "{endpoint} denies access to {object} ({code}); check the credentials and their rights"
+    )]
     Denied {
         /// The key.
         object: String,
@@ -147,6 +149,9 @@ pub trait ObjectStore: Send + Sync {
         start: u64,
         end: u64,
     ) -> Result<Box<dyn Download>, StoreError>;
+
+    /// Length of an object in bytes.
+    async fn size(&self, object: &str) -> Result<u64, StoreError>;
 
     /// Stores an object, replacing one of that name.
     async fn put(&self, object: &str, payload: Payload) -> Result<(), StoreError>;

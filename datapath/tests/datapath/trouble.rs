@@ -2,9 +2,12 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use crate::support::{Bed, Client, assert_same, noise};
-use ringback_datapath::error::ErrorKind;
+use bytes::Bytes;
+use ringback_datapath::{error::ErrorKind, store::ObjectStore};
+use ringback_endpoint::{Fault, FaultPlan};
 use tokio::time::{sleep, timeout};
+
+use crate::support::{Bed, Client, assert_same, noise};
 
 const MIB: u64 = 1 << 20;
 /// Far more than any of this takes, and less than forever.
@@ -79,9 +82,11 @@ async fn cut_off<T>(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_whose_store_goes_away_ends_with_an_error() {
-    let bed = Bed::new().await;
+    let mut bed = Bed::new().await;
+    // A request may take longer the more it sends.
+    bed.settings.data_packs.pack_bytes = 256 << 10;
     let volume = large_volume(&bed);
-    let result = cut_off(bed, "UploadPart", 2, async |client| {
+    let result = cut_off(bed, "PutObject", 8, async |client| {
         client.backup(&volume, "one").await
     })
     .await;
@@ -128,6 +133,28 @@ async fn a_volume_that_shrinks_while_it_is_backed_up_is_no_backup() {
     );
     let gone = bed.restore("one").await.expect_err("no backup");
     assert_eq!(gone.kind(), ErrorKind::NotFound, "{gone}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_was_slowed_down_is_used_in_full_again_when_it_serves_again() {
+    let bed = Bed::new().await;
+    let store = bed.client(Duration::from_secs(30)).store().await;
+    let most = store.throttle().max();
+    let slow_down = FaultPlan::always(Fault::SlowDown);
+    bed.endpoint.set_faults(Some(slow_down));
+    let put = tokio::spawn({
+        let store = store.clone();
+        async move { store.put("one", Bytes::from_static(b"1").into()).await }
+    });
+    // At most one cut a second.
+    until("two cuts", || store.throttle().limit() <= most / 4).await;
+    bed.endpoint.set_faults(None);
+    put.await.expect("join").expect("it is stored");
+    for _ in 0..most * most {
+        let payload = Bytes::from_static(b"2").into();
+        store.put("two", payload).await.expect("it is stored");
+    }
+    assert_eq!(store.throttle().limit(), most);
 }
 
 fn open_descriptors_of(path: &Path) -> usize {

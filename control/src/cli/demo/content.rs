@@ -11,7 +11,7 @@ use std::{
     process::Command,
 };
 
-use crate::cli::CliError;
+use crate::cli::exit::CliError;
 
 /// Where files are taken from, in this order.
 const SOURCES: [&str; 5] = ["/usr/share", "/usr/lib", "/usr/bin", "/opt", "/etc"];
@@ -51,7 +51,7 @@ pub(super) fn fill(device: &Path, scratch: &Path, bytes: u64) -> Result<(Content
         gather(Path::new(source), &mut wanted, &mut later);
     }
     if wanted.bytes == 0 {
-        return Err(CliError(format!(
+        return Err(CliError::failed(format!(
             "there are no files to read in {SOURCES:?}"
         )));
     }
@@ -235,7 +235,7 @@ pub(super) fn compare(left: &Path, right: &Path) -> Result<(Hash, u64), CliError
         let len = read_block(&mut left_file, &mut a).map_err(|e| failed("read", left, &e))?;
         let other = read_block(&mut right_file, &mut b).map_err(|e| failed("read", right, &e))?;
         if a[..len] != b[..other] {
-            return Err(CliError(format!(
+            return Err(CliError::failed(format!(
                 "the restored volume differs from the original near byte {offset}"
             )));
         }
@@ -273,7 +273,7 @@ fn open_for_write(path: &Path) -> Result<File, CliError> {
 }
 
 fn failed(what: &str, path: &Path, error: &io::Error) -> CliError {
-    CliError(format!("cannot {what} {}: {error}", path.display()))
+    CliError::failed(format!("cannot {what} {}: {error}", path.display()))
 }
 
 /// A program in the path, or where administrators' programs are.
@@ -289,11 +289,11 @@ fn run(command: &mut Command) -> Result<(), CliError> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command
         .output()
-        .map_err(|error| CliError(format!("cannot run {name}: {error}")))?;
+        .map_err(|error| CliError::failed(format!("cannot run {name}: {error}")))?;
     if output.status.success() {
         return Ok(());
     }
-    Err(CliError(format!(
+    Err(CliError::failed(format!(
         "{name} failed ({}): {}{}",
         output.status,
         String::from_utf8_lossy(&output.stdout),

@@ -181,6 +181,23 @@ impl ObjectStore for S3Store {
         Ok(Box::new(download))
     }
 
+    async fn size(&self, object: &str) -> Result<u64, StoreError> {
+        let head = self
+            .client
+            .head_object()
+            .bucket(self.bucket())
+            .key(self.key(object))
+            .send()
+            .await
+            .map_err(|error| self.error(object, &error))?;
+        let length = head.content_length.and_then(|len| u64::try_from(len).ok());
+        length.ok_or_else(|| StoreError::Refused {
+            object: self.key(object),
+            endpoint: self.endpoint.clone(),
+            reason: "the answer to HeadObject has no length".into(),
+        })
+    }
+
     async fn put(&self, object: &str, payload: Payload) -> Result<(), StoreError> {
         let bytes = payload.len();
         let content_length = i64::try_from(bytes).expect("an object is smaller than 8 EiB");

@@ -19,9 +19,9 @@ use aws_smithy_types::config_bag::{Storable, StoreReplace};
 
 use super::{
     super::{
-        chain::CachedChain,
+        chain::{Cached, Daemons},
         credentials::SharedCredentials,
-        location::{Secret, StoreConfig},
+        location::{Credentials, Secret, StoreConfig},
     },
     retry::Answer,
 };
@@ -32,16 +32,17 @@ const TOKEN_HEADER: &str = "x-amz-security-token";
 #[derive(Debug, Clone)]
 pub(super) enum Signer {
     Request(SharedCredentials),
-    Chain(CachedChain),
+    Chain(Cached<Daemons>),
 }
 
 impl Signer {
     pub(super) fn new(credentials: SharedCredentials, config: &StoreConfig, region: &str) -> Self {
-        if credentials.is_chain() {
-            Self::Chain(CachedChain::new(config, region))
-        } else {
-            Self::Request(credentials)
-        }
+        let profile = match credentials.current() {
+            Credentials::Static { .. } => return Self::Request(credentials),
+            Credentials::Profile(name) => Some(name),
+            Credentials::Chain => None,
+        };
+        Self::Chain(Cached::of(Daemons::new(config, region, profile)))
     }
 
     pub(super) fn provider(&self) -> SharedCredentialsProvider {

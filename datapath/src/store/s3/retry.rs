@@ -272,6 +272,15 @@ mod tests {
     }
 
     #[test]
+    fn a_provider_of_credentials_that_is_slow_is_asked_again_and_one_without_any_is_not() {
+        let passing = CredentialsError::provider_timed_out(Duration::from_secs(5));
+        assert!(is_passing(&passing));
+        assert!(is_passing(&CredentialsError::provider_error("status 500")));
+        assert!(!is_passing(&CredentialsError::not_loaded("nowhere")));
+        assert!(!is_passing(&CredentialsError::invalid_configuration("odd")));
+    }
+
+    #[test]
     fn damage_on_the_way_and_errors_of_the_moment_are_asked_again_and_refusals_are_not() {
         for (status, code) in [
             (400, "BadDigest"),

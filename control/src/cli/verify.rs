@@ -1,0 +1,237 @@
+//! `ringback verify`: whether backups could be restored.
+
+use clap::Args;
+use ringback_datapath::{
+    error::Error,
+    log::{Committed, Log},
+    repository::Repository,
+    stop::Stop,
+    store::location::BackupPath,
+    verify::{self, Counts, Depth, Finding},
+};
+use serde_json::{Value, json};
+use tonic::Code;
+
+use super::{
+    Context,
+    exit::{CliError, EXIT_CODES, Exit},
+    interrupt::unless_interrupted,
+    output, path,
+    progress::Display,
+    store::{CREDENTIALS, StoreArgs, WorkArgs},
+};
+use crate::{direct::store::Store, failure::Failure, jobs::Bytes};
+
+/// Check that backups can be restored.
+///
+/// Reads the metadata of one backup, or of all in a repository: the log, roots, trees, ref sets and
+/// index segments, and that every pack they name is there and has the chunks that they name. With
+/// --data the chunks are read and hashed as well. What is damaged is named, with the bytes of the
+/// volumes that cannot be restored for it.
+#[derive(Args)]
+#[command(after_help = CREDENTIALS, after_long_help = long_help())]
+pub(crate) struct Verify {
+    /// The repository, or one backup in it: s3://bucket/repository[/backup-name].
+    #[arg(value_name = "S3_PATH")]
+    path: String,
+    /// Read and hash every chunk.
+    #[arg(long)]
+    data: bool,
+    /// Read and hash the chunks of so many percent of the packs, others each time.
+    #[arg(long, value_name = "N", conflicts_with = "data",
+          value_parser = clap::value_parser!(u8).range(1..=100))]
+    percent: Option<u8>,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    work: WorkArgs,
+}
+
+fn long_help() -> String {
+    format!(
+        "Examples:
+  ringback verify s3://backups/vms                # all metadata
+  ringback verify s3://backups/vms/disk-monday    # of one backup
+  ringback verify s3://backups/vms --percent 5    # and a twentieth of the data, another each time
+  ringback verify s3://backups/vms --data         # and all data, which takes as long as reading it
+
+{CREDENTIALS}
+
+{EXIT_CODES}"
+    )
+}
+
+impl Verify {
+    pub(crate) async fn run(self, context: &Context) -> Result<(), CliError> {
+        let whole = path::repository(&self.path)?;
+        let config = self.store.config()?;
+        let settings = self.work.settings();
+        let store = Store::connect(&whole, &config, settings.clone()).await;
+        let opened = match store.open().await {
+            Ok((repository, log)) => Opened::all(repository, &log),
+            Err(Error::NoRepository { .. }) => {
+                // Then the last component is a backup's name.
+                let path = path::backup(self.path.trim_end_matches('/'))?;
+                let store = Store::connect(path.repository(), &config, settings).await;
+                Opened::one(&store, &path).await?
+            }
+            Err(error) => return Err(Failure::from(error).into()),
+        };
+        // Nothing is made by it, so it ends at once.
+        let stop = Stop::default();
+        let verified =
+            stop.unless_asked(async { Ok::<_, Failure>(self.verify(&opened, context).await) });
+        let report = unless_interrupted(&store, &stop, async { verified.await? }).await?;
+        self.conclude(context, &opened, &report)
+    }
+
+    fn percent(&self) -> u8 {
+        if self.data {
+            100
+        } else {
+            self.percent.unwrap_or(0)
+        }
+    }
+
+    async fn verify(&self, opened: &Opened, context: &Context) -> Result<Report, CliError> {
+        let depth = match self.percent() {
+            0 => Depth::METADATA,
+            percent => Depth::with_data(percent),
+        };
+        let counts = Counts::default();
+        let mut findings = Vec::new();
+        let mut display = Display::new("verify", context.shows_progress());
+        let lines = display.lines();
+        let mut found = |finding: Finding| {
+            if !context.json {
+                lines.print(&finding.to_string());
+            }
+            findings.push(finding);
+        };
+        let work = verify::run(
+            &opened.repository,
+            &opened.backups,
+            depth,
+            &counts,
+            &mut found,
+        );
+        display
+            .follow(work, |display| display.count(&counts))
+            .await
+            .map_err(Failure::from)?;
+        Ok(Report { counts, findings })
+    }
+
+    fn conclude(
+        &self,
+        context: &Context,
+        opened: &Opened,
+        report: &Report,
+    ) -> Result<(), CliError> {
+        let Report { counts, findings } = report;
+        let looked_at = opened.backups.len();
+        if context.json {
+            output::json(&json!({
+                "path": self.path,
+                "backups": looked_at,
+                "packs": counts.packs(),
+                "leaves": counts.leaves(),
+                "data_percent": self.percent(),
+                "chunks_read": counts.chunks_read(),
+                "bytes_read": counts.bytes_read(),
+                "findings": findings.iter().map(to_json).collect::<Vec<Value>>(),
+            }));
+        }
+        let read = match counts.chunks_read() {
+            0 => String::new(),
+            chunks => format!(
+                ", {} of data ({})",
+                number_of(chunks, "chunk"),
+                Bytes(counts.bytes_read())
+            ),
+        };
+        let scope = format!(
+            "{}, {}{read}",
+            number_of(looked_at as u64, "backup"),
+            number_of(counts.packs(), "pack")
+        );
+        if findings.is_empty() {
+            if !context.json && !context.quiet {
+                output::line(&format!("{}: {scope}: nothing is damaged", self.path));
+            }
+            return Ok(());
+        }
+        let lost: u64 = findings
+            .iter()
+            .filter_map(|it| it.bytes.as_ref())
+            .map(|bytes| bytes.end - bytes.start)
+            .sum();
+        let lost = match lost {
+            0 => "no data is known to be lost".to_owned(),
+            lost => format!("{} of volumes cannot be restored", Bytes(lost)),
+        };
+        let damaged = number_of(findings.len() as u64, "case");
+        let message = format!("{}: {scope}: {damaged} of damage; {lost}", self.path);
+        Err(CliError::new(Exit::Damaged, message))
+    }
+}
+
+/// What is to be verified.
+struct Opened {
+    repository: Repository,
+    backups: Vec<Committed>,
+}
+
+struct Report {
+    counts: Counts,
+    findings: Vec<Finding>,
+}
+
+impl Opened {
+    fn all(repository: Repository, log: &Log) -> Self {
+        let backups = log.commits().to_vec();
+        Self {
+            repository,
+            backups,
+        }
+    }
+
+    async fn one(store: &Store, path: &BackupPath) -> Result<Self, CliError> {
+        let absent = || {
+            let message = format!(
+                "there is neither a repository at {path} nor a backup {:?} in {}",
+                path.name(),
+                path.repository()
+            );
+            CliError::from(Failure::new(Code::NotFound, message))
+        };
+        let (repository, log) = match store.open().await {
+            Err(Error::NoRepository { .. }) => return Err(absent()),
+            opened => opened.map_err(Failure::from)?,
+        };
+        let backup = log.find(path.name()).ok_or_else(absent)?;
+        let backups = vec![backup.clone()];
+        Ok(Self {
+            repository,
+            backups,
+        })
+    }
+}
+
+fn number_of(number: u64, thing: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{plural}")
+}
+
+fn to_json(finding: &Finding) -> Value {
+    let bytes = finding.bytes.as_ref();
+    json!({
+        "backup": finding.backup,
+        "volume": finding.volume,
+        "offset": bytes.map(|bytes| bytes.start),
+        "bytes": bytes.map(|bytes| bytes.end - bytes.start),
+        "object": finding.object,
+        "reason": finding.reason,
+        "message": finding.to_string(),
+    })
+}

@@ -1,0 +1,266 @@
+//! Who uses a device or a file: mounts, other devices, swap, processes.
+//!
+//! The kernel is asked with an exclusive open, which fails for whatever it has given away itself;
+//! what /proc and /sys say explains the refusal. Processes that merely have the thing open for
+//! writing claim nothing: they are looked for in /proc, where only root sees those of others.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File, Metadata, OpenOptions},
+    io,
+    os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    errno::Errno,
+    libc,
+    sys::stat::{major, minor},
+};
+
+/// A device's numbers as sysfs writes them, `8:1`.
+pub(super) fn device_numbers(device: &Metadata) -> String {
+    let numbers = device.rdev();
+    format!("{}:{}", major(numbers), minor(numbers))
+}
+
+/// The folder in which the kernel describes a block device.
+pub(super) fn sys_folder(device: &Metadata) -> PathBuf {
+    Path::new("/sys/dev/block").join(device_numbers(device))
+}
+
+/// Opens a block device so that nobody can mount it or build on it meanwhile; `None` when somebody
+/// has.
+pub(super) fn claim(device: &Path, write: bool) -> io::Result<Option<File>> {
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(write)
+        .custom_flags(libc::O_EXCL)
+        .open(device);
+    match opened {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What the kernel does with a block device that it has given away: `it is mounted at /srv`.
+pub(super) fn of_device(device: &Metadata) -> String {
+    let family = family(&sys_folder(device));
+    let mut uses: Vec<String> = Vec::new();
+    for (numbers, mount_point) in mounts() {
+        if family.contains(&numbers) {
+            uses.push(format!("it is mounted at {mount_point}"));
+        }
+    }
+    for area in swap_areas() {
+        if fs::metadata(&area).is_ok_and(|area| family.contains(&device_numbers(&area))) {
+            uses.push("it is swap space".to_owned());
+        }
+    }
+    for holder in holders(&sys_folder(device)) {
+        uses.push(format!("it is part of {holder}"));
+    }
+    uses.dedup();
+    if uses.is_empty() {
+        return "another program has it for itself".to_owned();
+    }
+    uses.join(", ")
+}
+
+/// A device, its partitions, and all that is built on them, by their numbers.
+fn family(folder: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut pending = vec![folder.to_owned()];
+    while let Some(folder) = pending.pop() {
+        let Ok(numbers) = fs::read_to_string(folder.join("dev")) else {
+            continue;
+        };
+        if found.insert(numbers.trim_end().to_owned()) {
+            pending.extend(entries(&folder.join("holders")));
+            pending.extend(partitions(&folder));
+        }
+    }
+    found
+}
+
+fn partitions(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = entries(folder).into_iter();
+    entries.filter(|entry| entry.join("partition").exists())
+}
+
+/// What is built on a device or its partitions, by the names that people know.
+fn holders(folder: &Path) -> Vec<String> {
+    let below = partitions(folder).collect::<Vec<_>>();
+    let all = below.iter().map(PathBuf::as_path).chain([folder]);
+    all.flat_map(|folder| entries(&folder.join("holders")))
+        .map(|holder| {
+            let mapped = fs::read_to_string(holder.join("dm/name"));
+            let kernel_name = || {
+                holder
+                    .file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into()
+            };
+            mapped.map_or_else(|_| kernel_name(), |name| name.trim_end().to_owned())
+        })
+        .collect()
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let read = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut all: Vec<PathBuf> = read.map(|entry| entry.path()).collect();
+    all.sort();
+    all
+}
+
+/// Device numbers and mount points of this process's view.
+fn mounts() -> Vec<(String, String)> {
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    text.lines().filter_map(mount).collect()
+}
+
+fn mount(line: &str) -> Option<(String, String)> {
+    let mut fields = line.split(' ').skip(2);
+    let (numbers, _, mount_point) = (fields.next()?, fields.next()?, fields.next()?);
+    Some((numbers.to_owned(), unescaped(mount_point)))
+}
+
+fn swap_areas() -> Vec<String> {
+    let text = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    let paths = text
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_whitespace().next());
+    paths.map(unescaped).collect()
+}
+
+/// The kernel writes blanks in paths as octal numbers.
+fn unescaped(path: &str) -> String {
+    [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ]
+    .iter()
+    .fold(path.to_owned(), |path, (escape, plain)| {
+        path.replace(escape, plain)
+    })
+}
+
+/// The same thing on the disk, whatever it is called.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Same {
+    Device(u64),
+    File { device: u64, inode: u64 },
+}
+
+impl Same {
+    fn of(thing: &Metadata) -> Self {
+        if thing.file_type().is_block_device() {
+            Self::Device(thing.rdev())
+        } else {
+            Self::File {
+                device: thing.dev(),
+                inode: thing.ino(),
+            }
+        }
+    }
+}
+
+/// Who else may be writing to a device or a file: `/dev/loop3`, `qemu-system-x86 (process 4711)`.
+pub(super) fn writers(thing: &Metadata) -> Vec<String> {
+    let same = Same::of(thing);
+    let mut writers = loop_devices(same);
+    writers.extend(processes(same));
+    writers
+}
+
+/// Loop devices that write to it.
+fn loop_devices(same: Same) -> Vec<String> {
+    let is_writer = |folder: &PathBuf| {
+        let read = |name: &str| fs::read_to_string(folder.join(name)).ok();
+        let image = read("loop/backing_file")?;
+        let image = fs::metadata(image.trim_end_matches('\n')).ok()?;
+        let is_writable = read("ro").is_none_or(|flag| flag.trim_end() != "1");
+        (Same::of(&image) == same && is_writable).then_some(())
+    };
+    entries(Path::new("/sys/block"))
+        .into_iter()
+        .filter(|folder| is_writer(folder).is_some())
+        .filter_map(|folder| Some(format!("/dev/{}", folder.file_name()?.to_string_lossy())))
+        .collect()
+}
+
+/// Other processes that have it open for writing.
+fn processes(same: Same) -> Vec<String> {
+    let own = std::process::id();
+    let ids = entries(Path::new("/proc"))
+        .into_iter()
+        .filter_map(|folder| folder.file_name()?.to_str()?.parse::<u32>().ok());
+    ids.filter(|&id| id != own && writes(id, same))
+        .map(|id| {
+            let name = fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default();
+            format!("{} (process {id})", name.trim_end())
+        })
+        .collect()
+}
+
+fn writes(process: u32, same: Same) -> bool {
+    let folder = PathBuf::from(format!("/proc/{process}"));
+    entries(&folder.join("fd")).into_iter().any(|descriptor| {
+        let is_same = fs::metadata(&descriptor).is_ok_and(|it| Same::of(&it) == same);
+        let number = descriptor.file_name().unwrap_or_default();
+        is_same && is_for_writing(&folder.join("fdinfo").join(number))
+    })
+}
+
+/// Reads the flags that a descriptor was opened with, an octal number.
+fn is_for_writing(info: &Path) -> bool {
+    let text = fs::read_to_string(info).unwrap_or_default();
+    let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
+    let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
+    flags.is_some_and(|flags| flags & libc::O_ACCMODE != libc::O_RDONLY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_are_read_as_the_kernel_prints_them() {
+        let line = "36 35 98:0 /mnt1 /a\\040b\\134c rw,noatime master:1 - ext3 /dev/root rw";
+        assert_eq!(mount(line), Some(("98:0".into(), "/a b\\c".into())));
+        assert_eq!(mount("36 35"), None);
+    }
+
+    #[test]
+    fn a_process_that_has_a_file_open_for_writing_is_named_and_one_that_reads_it_is_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("image");
+        fs::write(&path, "x").expect("writes");
+        let image = fs::metadata(&path).expect("is there");
+        assert_eq!(writers(&image), [""; 0]);
+        for (redirect, is_named) in [("exec 3<", false), ("exec 3>>", true)] {
+            let mut child = std::process::Command::new("sh")
+                .arg("-c")
+                .arg(format!("{redirect}\"$1\"; echo ready; read wait"))
+                .arg("sh")
+                .arg(&path)
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .expect("a shell");
+            let mut ready = [0; 6];
+            let output = child.stdout.as_mut().expect("is piped");
+            io::Read::read_exact(output, &mut ready).expect("it says that it is ready");
+            let named = writers(&image);
+            let expected = format!("sh (process {})", child.id());
+            assert_eq!(named.contains(&expected), is_named, "{named:?}");
+            drop(child.stdin.take());
+            child.wait().expect("it ends");
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The leaves of the trees, held against the packs: what damage means for which backup.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::{
+    Counts, Damage, Finding, add,
+    packs::Packs,
+    survey::{children, fetch_each, fetch_inner, parents_of_leaves, span},
+};
+use crate::{
+    chunk::ChunkIndex,
+    error::Error,
+    format::{
+        name::{ObjectKind, PackName},
+        tree::{Entry, LEAF_CHUNKS, Leaf, NodeRef},
+    },
+    log::Committed,
+    repository::Repository,
+    restore::Backup,
+};
+
+/// Batches of leaves fetched ahead.
+const AHEAD: usize = 2;
+/// Leaves whose packs are looked at together.
+const TOGETHER: usize = 16;
+/// Leaves that are remembered as well, so that backups which share them need not follow them
+/// again: 64 MiB, for 256 TiB of 256 KiB chunks. Those beyond are followed again.
+const REMEMBERED_MAX: usize = 2 << 20;
+
+/// Follows trees to their leaves.
+pub(super) struct LeafCheck<'a> {
+    repository: &'a Repository,
+    packs: Packs<'a>,
+    counts: &'a Counts,
+    well: Well,
+    /// Packs that a finding of some backup names.
+    told: HashSet<PackName>,
+}
+
+/// Leaves with nothing wrong, by half of their ids. One at a volume's end is not among them: what
+/// is right there is not in a larger volume.
+type Well = Arc<Mutex<HashSet<[u8; 16]>>>;
+
+/// Leaves of neighbours with their positions, or what is wrong with each.
+type Batch = Vec<(u64, NodeRef, Result<Bytes, Damage>)>;
+
+impl<'a> LeafCheck<'a> {
+    pub(super) fn new(repository: &'a Repository, packs: Packs<'a>, counts: &'a Counts) -> Self {
+        Self {
+            repository,
+            packs,
+            counts,
+            well: Well::default(),
+            told: HashSet::new(),
+        }
+    }
+
+    /// What was found on the way and costs no backup a byte.
+    pub(super) fn into_rest(self) -> Vec<Finding> {
+        self.packs.rest(&self.told)
+    }
+
+    /// Follows a backup's tree to its leaves.
+    pub(super) async fn follow(
+        &mut self,
+        committed: &Committed,
+        backup: &Backup,
+        found: &mut (dyn FnMut(Finding) + Send),
+    ) -> Result<(), Error> {
+        let repository = self.repository;
+        let mut findings = Joined::new(committed, found);
+        let (parents, lost) = parents_of_leaves(repository, backup).await?;
+        for part in lost {
+            findings.add(part.damage, part.bytes);
+        }
+        let are_leaves = backup.tree().height == 0;
+        let well = &Arc::clone(&self.well);
+        let mut batches = stream::iter(parents)
+            .map(|parent| fetch_batch(repository, backup, parent, are_leaves, well))
+            .buffered(AHEAD);
+        while let Some((lost, batch)) = batches.try_next().await? {
+            if let Some((damage, bytes)) = lost {
+                findings.add(damage, bytes);
+            }
+            for leaves in batch.chunks(TOGETHER) {
+                self.check(backup, leaves, &mut findings).await?;
+            }
+        }
+        findings.end();
+        Ok(())
+    }
+
+    async fn check(
+        &mut self,
+        backup: &Backup,
+        leaves: &[(u64, NodeRef, Result<Bytes, Damage>)],
+        findings: &mut Joined<'_>,
+    ) -> Result<(), Error> {
+        let decoded: Vec<(u64, NodeRef, Result<Leaf, Damage>)> = leaves
+            .iter()
+            .map(|(index, node, bytes)| (*index, *node, decode(node, bytes.clone())))
+            .collect();
+        let packs: BTreeSet<PackName> = decoded
+            .iter()
+            .filter_map(|(_, _, leaf)| leaf.as_ref().ok())
+            .flat_map(|leaf| leaf.entries.iter().map(|entry| entry.place.pack))
+            .collect();
+        self.packs.recall(packs).await?;
+        for (index, node, leaf) in decoded {
+            add(&self.counts.leaves, 1);
+            match leaf {
+                Ok(leaf) if self.check_leaf(backup, index, &leaf, findings).await? => {
+                    let mut well = lock(&self.well);
+                    if well.len() < REMEMBERED_MAX {
+                        well.insert(short(&node));
+                    }
+                }
+                Ok(_) => {}
+                Err(damage) => findings.add(damage, span(self.repository, backup, 0, index)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether nothing is wrong with what a leaf names.
+    async fn check_leaf(
+        &mut self,
+        backup: &Backup,
+        index: u64,
+        leaf: &Leaf,
+        findings: &mut Joined<'_>,
+    ) -> Result<bool, Error> {
+        let mut is_well = true;
+        for entry in &leaf.entries {
+            if let Some(reason) = self.objection(backup, index, entry).await? {
+                is_well = false;
+                self.told.insert(entry.place.pack);
+                let object = entry.place.pack.object(ObjectKind::DataPack);
+                findings.add(
+                    Damage { object, reason },
+                    self.bytes_of(backup, index, entry),
+                );
+            }
+        }
+        Ok(is_well)
+    }
+
+    async fn objection(
+        &self,
+        backup: &Backup,
+        leaf: u64,
+        entry: &Entry,
+    ) -> Result<Option<String>, Error> {
+        let bytes = self.bytes_of(backup, leaf, entry);
+        let record_bytes = bytes.end - bytes.start + 1;
+        if bytes.is_empty() || u64::from(entry.place.stored_bytes) != record_bytes {
+            return Ok(Some("has a record of the wrong length".to_owned()));
+        }
+        self.packs.objection(&entry.place, &entry.id).await
+    }
+
+    fn bytes_of(&self, backup: &Backup, leaf: u64, entry: &Entry) -> std::ops::Range<u64> {
+        let size = self.repository.chunk_size();
+        let first = leaf.saturating_mul(LEAF_CHUNKS);
+        let chunk = ChunkIndex(first.saturating_add(u64::from(entry.position)));
+        let start = chunk.offset(size);
+        start..start.saturating_add(size.len_of(chunk, backup.volume_bytes()) as u64)
+    }
+}
+
+fn lock(well: &Well) -> MutexGuard<'_, HashSet<[u8; 16]>> {
+    well.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn short(node: &NodeRef) -> [u8; 16] {
+    *node.id.first_chunk().expect("an id has 32 bytes")
+}
+
+fn decode(node: &NodeRef, bytes: Result<Bytes, Damage>) -> Result<Leaf, Damage> {
+    Leaf::decode(&bytes?).map_err(|source| Damage {
+        object: node.place.pack.object(ObjectKind::TreePack),
+        reason: source.to_string(),
+    })
+}
+
+/// The leaves below a parent that are not known to be well.
+async fn fetch_batch(
+    repository: &Repository,
+    backup: &Backup,
+    (index, parent): (u64, NodeRef),
+    is_leaf: bool,
+    well: &Well,
+) -> Result<(Option<(Damage, std::ops::Range<u64>)>, Batch), Error> {
+    let leaves: Vec<(u64, NodeRef)> = if is_leaf {
+        vec![(index, parent)]
+    } else {
+        match fetch_inner(repository, &[parent]).await?.remove(0) {
+            Ok(inner) => children(index, inner).collect(),
+            Err(damage) => {
+                let bytes = span(repository, backup, 1, index);
+                return Ok((Some((damage, bytes)), Vec::new()));
+            }
+        }
+    };
+    let new: Vec<(u64, NodeRef)> = leaves
+        .into_iter()
+        .filter(|(index, node)| {
+            let bytes = span(repository, backup, 0, *index);
+            bytes.end == backup.volume_bytes() || !lock(well).contains(&short(node))
+        })
+        .collect();
+    let nodes: Vec<NodeRef> = new.iter().map(|(_, node)| *node).collect();
+    let fetched = fetch_each(repository, &nodes).await?;
+    let batch = new.into_iter().zip(fetched);
+    Ok((
+        None,
+        batch
+            .map(|((index, node), bytes)| (index, node, bytes))
+            .collect(),
+    ))
+}
+
+/// Findings of one backup; those of neighbouring bytes with one cause become one.
+struct Joined<'a> {
+    committed: &'a Committed,
+    found: &'a mut (dyn FnMut(Finding) + Send),
+    last: Option<(Damage, std::ops::Range<u64>)>,
+}
+
+impl<'a> Joined<'a> {
+    fn new(committed: &'a Committed, found: &'a mut (dyn FnMut(Finding) + Send)) -> Self {
+        Self {
+            committed,
+            found,
+            last: None,
+        }
+    }
+
+    fn add(&mut self, damage: Damage, bytes: std::ops::Range<u64>) {
+        match &mut self.last {
+            Some((last, joined)) if *last == damage && joined.end == bytes.start => {
+                joined.end = bytes.end;
+            }
+            last => {
+                let before = last.replace((damage, bytes));
+                self.tell(before);
+            }
+        }
+    }
+
+    fn end(mut self) {
+        let last = self.last.take();
+        self.tell(last);
+    }
+
+    fn tell(&mut self, part: Option<(Damage, std::ops::Range<u64>)>) {
+        if let Some((damage, bytes)) = part {
+            (self.found)(damage.finding(self.committed, Some(bytes)));
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! Packs: whether they are there, what their footers say, and whether their chunks are what the
+//! footers say.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    sync::Arc,
+};
+
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::{Counts, Damage, Finding, add};
+use crate::{
+    chunk::{CODEC_RAW, ChunkId},
+    error::Error,
+    footers::fetch_footer,
+    format::{
+        FormatError,
+        name::{ObjectKind, PackName},
+        object::HEADER_BYTES,
+        pack::Place,
+    },
+    repository::Repository,
+    store::StoreError,
+    tasks::blocking,
+};
+
+/// Footers kept, in bytes: those of 450 GiB of 256 KiB chunks.
+const CACHE_BYTES: usize = 64 << 20;
+/// Packs looked at side by side; the store's throttle limits those that are read.
+const LOOKS: usize = 16;
+/// A footer or a chunk that is damaged is fetched so often: bits flip on the way, too.
+const TRIES: usize = 3;
+/// What a chunk is that does not match.
+const OTHER_BYTES: &str = "does not hold the bytes that the backup's tree names";
+
+/// What is known of the packs.
+pub(super) struct Packs<'a> {
+    repository: &'a Repository,
+    counts: &'a Counts,
+    /// Those whose chunks are read.
+    sample: Arc<BTreeSet<PackName>>,
+    missing: HashSet<PackName>,
+    /// Chunks that are damaged, by ordinal, and how.
+    damaged: HashMap<PackName, HashMap<u32, String>>,
+    /// Headers and footers that are damaged. Restores do not read them.
+    odd: HashMap<String, String>,
+    cache: Cache,
+}
+
+/// A pack that is there.
+pub(super) struct Pack {
+    bytes: u64,
+    /// `None`: it cannot be read.
+    records: Option<Records>,
+}
+
+/// What a footer says.
+struct Records {
+    ids: Bytes,
+    /// Offset of each record, and of the end.
+    offsets: Vec<u32>,
+}
+
+/// How one look at a pack ended.
+enum Look {
+    Missing,
+    There {
+        pack: Pack,
+        odd: Option<String>,
+        damaged: HashMap<u32, String>,
+    },
+}
+
+impl<'a> Packs<'a> {
+    pub(super) fn new(
+        repository: &'a Repository,
+        counts: &'a Counts,
+        sample: BTreeSet<PackName>,
+    ) -> Self {
+        Self {
+            repository,
+            counts,
+            sample: Arc::new(sample),
+            missing: HashSet::new(),
+            damaged: HashMap::new(),
+            odd: HashMap::new(),
+            cache: Cache::default(),
+        }
+    }
+
+    /// Looks at every one of these packs, once.
+    pub(super) async fn look_at_all(
+        &mut self,
+        kind: ObjectKind,
+        names: &BTreeSet<PackName>,
+    ) -> Result<(), Error> {
+        let (repository, counts) = (self.repository, self.counts);
+        let sample = Arc::clone(&self.sample);
+        let mut looks = stream::iter(names.iter().copied())
+            .map(|name| {
+                let read = kind == ObjectKind::DataPack && sample.contains(&name);
+                async move {
+                    let look = look(repository, kind, name, read, counts).await?;
+                    add(&counts.packs, 1);
+                    Ok::<_, Error>((name, look))
+                }
+            })
+            .buffer_unordered(LOOKS);
+        while let Some((name, look)) = looks.try_next().await? {
+            self.note(kind, name, look);
+            self.cache.shrink();
+        }
+        Ok(())
+    }
+
+    /// Makes sure that what is known of these data packs is at hand.
+    pub(super) async fn recall(&mut self, names: BTreeSet<PackName>) -> Result<(), Error> {
+        self.cache.shrink();
+        let (repository, counts) = (self.repository, self.counts);
+        let unknown: Vec<PackName> = names
+            .into_iter()
+            .filter(|name| !self.missing.contains(name) && !self.cache.has(name))
+            .collect();
+        let mut looks = stream::iter(unknown)
+            .map(|name| async move {
+                let look = look(repository, ObjectKind::DataPack, name, false, counts).await?;
+                Ok::<_, Error>((name, look))
+            })
+            .buffer_unordered(LOOKS);
+        while let Some((name, look)) = looks.try_next().await? {
+            self.note(ObjectKind::DataPack, name, look);
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, kind: ObjectKind, name: PackName, look: Look) {
+        let object = name.object(kind);
+        match look {
+            Look::Missing if kind == ObjectKind::DataPack => {
+                self.missing.insert(name);
+            }
+            Look::Missing => {
+                self.odd.insert(object, "is missing".to_owned());
+            }
+            Look::There { pack, odd, damaged } => {
+                if let Some(reason) = odd {
+                    self.odd.insert(object, reason);
+                }
+                if !damaged.is_empty() {
+                    self.damaged.insert(name, damaged);
+                }
+                if kind == ObjectKind::DataPack {
+                    self.cache.insert(name, pack);
+                }
+            }
+        }
+    }
+
+    /// What is wrong with the chunk `id` at this place, whose pack was recalled.
+    pub(super) async fn objection(
+        &self,
+        place: &Place,
+        id: &ChunkId,
+    ) -> Result<Option<String>, Error> {
+        if self.missing.contains(&place.pack) {
+            return Ok(Some("is missing".to_owned()));
+        }
+        let pack = self.cache.get(&place.pack).expect("it was recalled");
+        if place.end() > pack.bytes {
+            return Ok(Some("is cut off".to_owned()));
+        }
+        match &pack.records {
+            Some(records) if !records.has(place, id) => {
+                Ok(Some("has another chunk there, by its footer".to_owned()))
+            }
+            Some(_) => {
+                let damaged = self.damaged.get(&place.pack);
+                Ok(damaged.and_then(|all| all.get(&place.ordinal)).cloned())
+            }
+            None if self.sample.contains(&place.pack) => {
+                add(&self.counts.chunks_read, 1);
+                add(&self.counts.bytes_read, u64::from(place.stored_bytes));
+                read_again(self.repository, place, id, TRIES).await
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Damage that costs no backup a byte: to footers, and to chunks that no backup names.
+    pub(super) fn rest(self, told: &HashSet<PackName>) -> Vec<Finding> {
+        let chunks = self.damaged.into_iter().flat_map(|(pack, damaged)| {
+            let object = pack.object(ObjectKind::DataPack);
+            let is_told = told.contains(&pack);
+            damaged
+                .into_iter()
+                .filter(move |_| !is_told)
+                .map(move |(ordinal, reason)| {
+                    (object.clone(), format!("{reason} (record {ordinal})"))
+                })
+        });
+        let missing = self.missing.into_iter();
+        let missing = missing
+            .filter(|pack| !told.contains(pack))
+            .map(|pack| (pack.object(ObjectKind::DataPack), "is missing".to_owned()));
+        let mut rest: Vec<Finding> = self
+            .odd
+            .into_iter()
+            .chain(missing)
+            .chain(chunks)
+            .map(|(object, reason)| Finding {
+                backup: None,
+                volume: None,
+                bytes: None,
+                object,
+                reason,
+            })
+            .collect();
+        rest.sort_by(|a, b| (&a.object, &a.reason).cmp(&(&b.object, &b.reason)));
+        rest
+    }
+}
+
+impl Records {
+    fn has(&self, place: &Place, id: &ChunkId) -> bool {
+        let at = place.ordinal as usize;
+        let lies = self.offsets.get(at..at + 2);
+        lies.is_some_and(|lies| lies[0] == place.offset && u64::from(lies[1]) == place.end())
+            && self.ids[at * 32..][..32] == id.0
+    }
+
+    /// Each record's place and id.
+    fn all(&self, pack: PackName) -> impl Iterator<Item = (Place, ChunkId)> {
+        let (ids, _) = self.ids.as_chunks::<32>();
+        let lies = self.offsets.windows(2);
+        (0u32..)
+            .zip(ids.iter().zip(lies))
+            .map(move |(ordinal, (id, lies))| {
+                let place = Place {
+                    pack,
+                    ordinal,
+                    offset: lies[0],
+                    stored_bytes: lies[1] - lies[0],
+                };
+                (place, ChunkId(*id))
+            })
+    }
+}
+
+/// Looks at one pack, and reads its chunks if asked to.
+async fn look(
+    repository: &Repository,
+    kind: ObjectKind,
+    name: PackName,
+    read: bool,
+    counts: &Counts,
+) -> Result<Look, Error> {
+    let store = repository.store();
+    let bytes = match store.size(&name.object(kind)).await {
+        Ok(bytes) => bytes,
+        Err(StoreError::NotFound { .. }) => return Ok(Look::Missing),
+        Err(error) => return Err(error.into()),
+    };
+    let (mut records, mut odd) = (None, None);
+    for _ in 0..TRIES {
+        match fetch_records(repository, kind, name, bytes).await {
+            Ok(found) => (records, odd) = (Some(found), None),
+            Err(error) => odd = Some(Damage::of(name.object(kind), error)?.reason),
+        }
+        if records.is_some() {
+            break;
+        }
+    }
+    let mut damaged = HashMap::new();
+    if let Some(records) = records.as_ref().filter(|_| read) {
+        let permit = store.throttle().acquire().await;
+        damaged = read_all(repository, name, records, counts).await?;
+        drop(permit);
+    }
+    let pack = Pack { bytes, records };
+    Ok(Look::There { pack, odd, damaged })
+}
+
+async fn fetch_records(
+    repository: &Repository,
+    kind: ObjectKind,
+    name: PackName,
+    bytes: u64,
+) -> Result<Records, Error> {
+    let footer = fetch_footer(repository, kind, name, bytes).await?;
+    let mut offsets = vec![HEADER_BYTES as u64];
+    for &stored_bytes in &footer.stored_bytes {
+        offsets.push(offsets[offsets.len() - 1] + u64::from(stored_bytes));
+    }
+    let offsets = offsets
+        .into_iter()
+        .map(u32::try_from)
+        .collect::<Result<_, _>>();
+    let ids = footer.ids;
+    match offsets {
+        Ok(offsets) => Ok(Records { ids, offsets }),
+        Err(_) => {
+            let large = FormatError::Damaged("it is over 4 GiB");
+            Err(repository.refuse(&name.object(kind), large))
+        }
+    }
+}
+
+/// Reads all chunks of a pack in one go; those that are damaged, and how.
+async fn read_all(
+    repository: &Repository,
+    pack: PackName,
+    records: &Records,
+    counts: &Counts,
+) -> Result<HashMap<u32, String>, Error> {
+    let object = pack.object(ObjectKind::DataPack);
+    let mut damaged = HashMap::new();
+    let (first, last) = (records.offsets.first(), records.offsets.last());
+    let (start, end) = (*first.expect("has one"), *last.expect("has one"));
+    let store = repository.store();
+    let mut download = store.get_range(&object, start.into(), end.into()).await?;
+    let mut pending = BytesMut::new();
+    for (place, id) in records.all(pack) {
+        while pending.len() < place.stored_bytes as usize {
+            let Some(piece) = download.next().await? else {
+                break;
+            };
+            pending.extend_from_slice(&piece);
+        }
+        let len = pending.len().min(place.stored_bytes as usize);
+        let record = pending.split_to(len).freeze();
+        add(&counts.chunks_read, 1);
+        add(&counts.bytes_read, record.len() as u64);
+        if judge(record, id).await?.is_some()
+            && let Some(reason) = read_again(repository, &place, &id, TRIES - 1).await?
+        {
+            damaged.insert(place.ordinal, reason);
+        }
+    }
+    Ok(damaged)
+}
+
+/// Fetches a chunk by itself, again when it does not match; what is wrong with it.
+async fn read_again(
+    repository: &Repository,
+    place: &Place,
+    id: &ChunkId,
+    tries: usize,
+) -> Result<Option<String>, Error> {
+    let object = place.pack.object(ObjectKind::DataPack);
+    let mut objection = None;
+    for _ in 0..tries {
+        let start = u64::from(place.offset);
+        let why = "a backup names this pack";
+        let record = match repository
+            .fetch_range(&object, start, place.end(), why)
+            .await
+        {
+            Ok(record) => record,
+            Err(error) => return Ok(Some(Damage::of(object, error)?.reason)),
+        };
+        objection = judge(record, *id).await?;
+        if objection.is_none() {
+            break;
+        }
+    }
+    Ok(objection)
+}
+
+/// What is wrong with a record that should be the chunk `id`.
+async fn judge(record: Bytes, id: ChunkId) -> Result<Option<String>, Error> {
+    blocking(move || match record.split_first() {
+        Some((&CODEC_RAW, chunk)) if ChunkId::of(chunk) == id => None,
+        Some((&CODEC_RAW, _)) | None => Some(OTHER_BYTES.to_owned()),
+        Some((codec, _)) => Some(format!(
+            "has codec {codec}, which this ringback does not know"
+        )),
+    })
+    .await
+}
+
+/// The packs last looked at.
+#[derive(Default)]
+struct Cache {
+    packs: HashMap<PackName, Pack>,
+    order: VecDeque<PackName>,
+    bytes: usize,
+}
+
+impl Pack {
+    fn memory_bytes(&self) -> usize {
+        let records = self.records.as_ref();
+        128 + records.map_or(0, |it| it.ids.len() + it.offsets.len() * 4)
+    }
+}
+
+impl Cache {
+    fn has(&self, name: &PackName) -> bool {
+        self.packs.contains_key(name)
+    }
+
+    fn get(&self, name: &PackName) -> Option<&Pack> {
+        self.packs.get(name)
+    }
+
+    /// Takes a pack up.
+    fn insert(&mut self, name: PackName, pack: Pack) {
+        self.bytes += pack.memory_bytes();
+        self.packs.insert(name, pack);
+        self.order.push_back(name);
+    }
+
+    /// Forgets the oldest while they are too many.
+    fn shrink(&mut self) {
+        while self.bytes > CACHE_BYTES
+            && let Some(oldest) = self.order.pop_front()
+        {
+            if let Some(pack) = self.packs.remove(&oldest) {
+                self.bytes -= pack.memory_bytes();
+            }
+        }
+    }
+}
