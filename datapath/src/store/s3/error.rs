@@ -34,6 +34,13 @@ impl S3Store {
         let endpoint = self.endpoint.clone();
         let object = self.key(object);
         let Some(response) = error.raw_response() else {
+            if self.signer.waits() {
+                return StoreError::Denied {
+                    object,
+                    endpoint,
+                    code: "the session token has expired, and no other came in time".to_owned(),
+                };
+            }
             return match find_cause(error) {
                 Some(CredentialsError::CredentialsNotLoaded(_)) => StoreError::NoCredentials {
                     endpoint,

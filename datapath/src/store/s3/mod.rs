@@ -4,11 +4,12 @@
 //! twice and every part is still checked end to end. The SDK's standard retries run without its
 //! token bucket; what bounds them is the operation's time limit, the store's *patience*.
 //!
-//! [`retry`] says what is asked again, [`error`] what a failure is called, [`download`] and
+//! [`retry`] says what is asked again, [`renewal`] what becomes of tokens that expire, [`error`] what a failure is called, [`download`] and
 //! [`upload`] move the large objects.
 
 mod download;
 mod error;
+mod renewal;
 mod retry;
 mod upload;
 
@@ -29,6 +30,7 @@ use tokio_util::task::TaskTracker;
 
 use self::{
     download::RangeDownload,
+    renewal::{Renewal, Signer},
     retry::{Classifier, Witness, timeouts},
     upload::MultipartUpload,
 };
@@ -51,6 +53,7 @@ pub struct S3Store {
     impatient: Config,
     path: RepositoryPath,
     endpoint: String,
+    signer: Signer,
     meter: Arc<Meter>,
     throttle: Arc<Throttle>,
     patience: Duration,
@@ -77,11 +80,12 @@ impl S3Store {
             Some(region) => region.clone(),
             None => region::find(&path, config, &connector).await,
         };
+        let signer = Signer::new(credentials, config, &region);
         let mut builder = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .http_client(connector::http_client(connector))
             .region(Region::new(region.clone()))
-            .credentials_provider(credentials.provider(config, &region).await)
+            .credentials_provider(signer.provider())
             .identity_cache(IdentityCache::no_cache())
             .force_path_style(config.endpoint.is_some())
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
@@ -99,6 +103,7 @@ impl S3Store {
                     .build(),
             )
             .retry_classifier(Classifier)
+            .interceptor(Renewal(signer.clone()))
             .interceptor(Observer(Arc::clone(&throttle)));
         if let Some(endpoint) = &config.endpoint {
             builder = builder.endpoint_url(endpoint.as_url());
@@ -114,6 +119,7 @@ impl S3Store {
                 .as_ref()
                 .map_or_else(|| format!("AWS in {region}"), Endpoint::as_url),
             path,
+            signer,
             meter: Arc::default(),
             throttle,
             patience,

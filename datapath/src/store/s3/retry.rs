@@ -119,15 +119,15 @@ impl ClassifyRetry for Classifier {
 }
 
 /// What an answer's XML says of an error; empty where there is none.
-struct Answer<'a> {
+pub(super) struct Answer<'a> {
     status: u16,
-    code: &'a str,
+    pub(super) code: &'a str,
     message: &'a str,
 }
 
 impl<'a> Answer<'a> {
     /// Looks at the text alone: which operation's error it is does not matter here.
-    fn of(response: &'a HttpResponse) -> Self {
+    pub(super) fn of(response: &'a HttpResponse) -> Self {
         let body = response.body().bytes().unwrap_or_default();
         let body = std::str::from_utf8(body).unwrap_or_default();
         let error = body.find("<Error>").map_or("", |start| &body[start..]);
