@@ -22,6 +22,7 @@ mod socket;
 mod sources;
 mod standalone;
 mod store;
+mod tokens;
 mod transfers;
 mod valve;
 mod volumes;

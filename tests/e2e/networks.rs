@@ -1,18 +1,16 @@
 //! The ways between a daemon and its store: certificates, proxies, addresses, names.
 
-use std::fs;
-
-use ringback_proto::{
-    control::ListBackupsRequest,
-    lvmd::{StateType, data_source::S3},
-};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::{fs, sync::Arc};
 
 use crate::{
     client::{Client, backup, synchronous},
     harness::{Daemon, MIB, class},
     store::{BUCKET, Store, assert_same_content, fill},
-    ways::{Authority, Identity, Proxy, closed_port, listen, tls_in_front_of},
+    ways::{Authority, Identity, Proxy, closed_port, credentials_server, tls_in_front_of},
+};
+use ringback_proto::{
+    control::ListBackupsRequest,
+    lvmd::{StateType, data_source::S3},
 };
 
 /// base64 of `user:pass/word`, which is the login of the proxies here.
@@ -288,36 +286,15 @@ async fn the_environments_proxies_serve_requests_without_any_and_no_proxy_except
     assert_eq!(theirs.plain(), by_environment, "not through both");
 }
 
-/// A server that gives credentials to whoever asks.
-async fn credentials_server(store: &Store) -> u16 {
-    let body = format!(
-        "{{\"AccessKeyId\":\"{}\",\"SecretAccessKey\":\"{}\",\"Token\":\"\",\
-         \"Expiration\":\"2099-01-01T00:00:00Z\"}}",
-        store.endpoint.access_key_id(),
-        store.endpoint.secret_access_key(),
-    );
-    let address = listen(move |mut stream| {
-        let answer = format!(
-            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\
-             content-length: {}\r\n\r\n{body}",
-            body.len(),
-        );
-        async move {
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                head.push(stream.read_u8().await?);
-            }
-            stream.write_all(answer.as_bytes()).await
-        }
-    })
-    .await;
-    address.port()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_requests_proxy_carries_its_requests_to_the_store_and_none_for_credentials() {
     let store = Store::start().await;
-    let givers = credentials_server(&store).await;
+    let givers = credentials_server(
+        store.endpoint.access_key_id(),
+        store.endpoint.secret_access_key(),
+        Arc::default(),
+    )
+    .await;
     let (own, environments) = (Proxy::start(None).await, Proxy::start(None).await);
     let environment = vec![
         (

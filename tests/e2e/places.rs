@@ -153,7 +153,11 @@ fn the_demo_leaves_nothing_when_it_is_interrupted_at_any_step() {
         }
         running.signal(which);
         let status = running.end();
-        assert_eq!(status.code(), Some(1), "{which} after {after:?}: {status}");
+        assert_eq!(
+            status.code(),
+            Some(130),
+            "{which} after {after:?}: {status}"
+        );
         assert_nothing_is_left_in(temporary.path());
     }
 }

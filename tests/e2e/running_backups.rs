@@ -1,15 +1,20 @@
 //! Backups stopped in the midst of their data: what they tell, and what ends them.
 
-use ringback_proto::lvmd::{CreateBackupRequest, StateType, data_source::S3};
+use std::time::{Duration, Instant};
+
+use ringback_proto::lvmd::{CreateBackupRequest, Empty, StateType, data_source::S3};
 use tonic::Code;
 
 use crate::{
     backups::{assert_ends_in_error, bed},
-    client::{Client, assert_refused, backup, synchronous},
-    harness::{GIB, MIB, ended_well},
+    client::{Client, assert_refused, backup, ok, synchronous},
+    harness::{Daemon, GIB, MIB, ended_well},
     store::{Store, assert_same_content},
     valve::Valve,
 };
+
+/// From SIGTERM to SIGKILL, as Kubernetes has it unless told otherwise.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// Starts a backup of `data` that stops in the midst of its data.
 async fn shut_in_the_midst(client: &Client, store: &Store) -> (Valve, CreateBackupRequest) {
@@ -143,8 +148,7 @@ async fn a_backup_that_was_cut_off_is_begun_again_by_the_next_call() {
         if kill {
             daemon.kill();
         } else {
-            let status = daemon.terminate().await;
-            assert!(ended_well(status), "{status}");
+            assert_ends_soon(&mut daemon, &client).await;
         }
         drop(valve);
         daemon.restart();
@@ -163,6 +167,19 @@ async fn a_backup_that_was_cut_off_is_begun_again_by_the_next_call() {
     assert_eq!(again.size_bytes.unsigned_abs(), GIB);
     let data = client.find("data").await.expect("it is there");
     assert_same_content(&data.path, &again.path);
+}
+
+/// SIGTERM with a backup whose store is silent: Watch streams end, the socket goes, and so does the
+/// process, within the time that Kubernetes gives a container.
+async fn assert_ends_soon(daemon: &mut Daemon, client: &Client) {
+    let mut states = ok(client.clone().vg.watch(Empty {}).await);
+    states.message().await.expect("the first comes at once");
+    let told = Instant::now();
+    let status = daemon.terminate().await;
+    assert!(ended_well(status), "{status}");
+    assert!(told.elapsed() < GRACE, "{:?}", told.elapsed());
+    assert_refused(states.message().await, Code::Unavailable, "stopping");
+    assert!(!daemon.socket().exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

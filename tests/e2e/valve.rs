@@ -41,9 +41,14 @@ struct Meter {
 impl Valve {
     /// Shuts when a job is in the midst of its data.
     pub(crate) async fn to(store: &Store) -> Self {
+        Self::shut_after(store, BEFORE_THE_DATA).await
+    }
+
+    /// Shuts when so many bytes have passed, both ways together.
+    pub(crate) async fn shut_after(store: &Store, bytes: u64) -> Self {
         let meter = Meter {
             passed: Arc::default(),
-            limit: watch::Sender::new(BEFORE_THE_DATA),
+            limit: watch::Sender::new(bytes),
         };
         let target = store.endpoint.url().replace("http://", "");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");

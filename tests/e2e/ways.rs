@@ -259,3 +259,33 @@ where
     }
     copy_bidirectional(&mut client, &mut server).await.map(drop)
 }
+
+/// A server that gives credentials to whoever asks, as a container's does: the store's own, with
+/// this token.
+pub(crate) async fn credentials_server(
+    access_key_id: &str,
+    secret_access_key: &str,
+    token: Arc<Mutex<String>>,
+) -> u16 {
+    let keys =
+        format!("\"AccessKeyId\":\"{access_key_id}\",\"SecretAccessKey\":\"{secret_access_key}\"");
+    let address = listen(move |mut stream| {
+        let token = token.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let body =
+            format!("{{{keys},\"Token\":\"{token}\",\"Expiration\":\"2099-01-01T00:00:00Z\"}}");
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len(),
+        );
+        async move {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await?);
+            }
+            stream.write_all(answer.as_bytes()).await
+        }
+    })
+    .await;
+    address.port()
+}

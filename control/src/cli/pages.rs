@@ -34,14 +34,15 @@ pub(crate) struct Man {
 impl Man {
     pub(crate) fn run(self) -> Result<(), CliError> {
         let failed = |error: io::Error| CliError::failed(format!("cannot write: {error}"));
+        let cli = Cli::command().disable_help_subcommand(true);
         match self.folder {
             Some(folder) => {
                 fs::create_dir_all(&folder).map_err(failed)?;
-                clap_mangen::generate_to(Cli::command(), &folder).map_err(failed)
+                clap_mangen::generate_to(cli, &folder).map_err(failed)
             }
             None => {
                 let mut page = Vec::new();
-                clap_mangen::Man::new(Cli::command())
+                clap_mangen::Man::new(cli)
                     .render(&mut page)
                     .map_err(failed)?;
                 print(&page)

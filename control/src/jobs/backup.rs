@@ -181,7 +181,7 @@ impl BackupJobs {
         }
         forget_some(&mut jobs);
         let job = Arc::new(BackupJob {
-            credentials: SharedCredentials::new(store.credentials.clone()),
+            credentials: SharedCredentials::renewable(store.credentials.clone()),
             store,
             located,
             watched: Watched::new(),
@@ -272,7 +272,7 @@ fn known(
         State::Preparing | State::Running if same => {
             let credentials = request.source.store.credentials.clone();
             job.credentials.replace(credentials);
-            Ok(Some(BackupState::InProgress(job.watched.describe())))
+            Ok(Some(BackupState::InProgress(job.describe())))
         }
         State::Preparing | State::Running => Err(Failure::new(
             Code::Aborted,
@@ -311,6 +311,16 @@ impl BackupJob {
             State::Running => (Phase::Running, String::new()),
             State::Done(_) => (Phase::Done, String::new()),
             State::Failed(message) => (Phase::Failed, message.clone()),
+        }
+    }
+
+    /// How far it is, and what it waits for.
+    fn describe(&self) -> String {
+        let progress = self.watched.describe();
+        if self.credentials.have_expired() {
+            format!("{progress}; waiting for other credentials: the session token has expired")
+        } else {
+            progress
         }
     }
 

@@ -167,7 +167,7 @@ impl RestoreJobs {
             }
         }
         let job = Arc::new(RestoreJob {
-            credentials: SharedCredentials::new(store.credentials.clone()),
+            credentials: SharedCredentials::renewable(store.credentials.clone()),
             request,
             source,
             store,

@@ -20,6 +20,7 @@ use crate::s3::Operations;
 use crate::server;
 use crate::stops::{Stop, Stopped};
 use crate::store::Store;
+use crate::tokens::Tokens;
 
 /// Where the objects are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -107,6 +108,7 @@ pub struct Endpoint {
     access_key_id: String,
     secret_access_key: String,
     gate: Gate,
+    tokens: Tokens,
     stop: Option<oneshot::Sender<()>>,
     server: JoinHandle<()>,
 }
@@ -133,7 +135,8 @@ impl Endpoint {
             access_key_id.clone(),
             secret_access_key.as_str(),
         ));
-        service.set_access(Turnstile);
+        let tokens = Tokens::default();
+        service.set_access(Turnstile(tokens.clone()));
         let gate = Gate::new(service.build());
 
         let bind_error = |source| Error::Bind {
@@ -149,6 +152,7 @@ impl Endpoint {
             access_key_id,
             secret_access_key,
             gate,
+            tokens,
             stop: Some(stop),
             server,
         })
@@ -181,6 +185,12 @@ impl Endpoint {
     /// Lets requests in and applies them, but withholds their replies until the guard is dropped.
     pub fn hold_replies(&self) -> HeldReplies {
         self.gate.hold_replies()
+    }
+
+    /// From the next request on, only those are let in that carry this session token; others are
+    /// refused with this S3 error code, such as `ExpiredToken`.
+    pub fn want_session_token(&self, token: impl Into<String>, refusal: &'static str) {
+        self.tokens.want(token.into(), refusal);
     }
 
     /// From the next request on, some meet the faults of this plan; `None`: none does. Which ones

@@ -21,6 +21,7 @@ use crate::counters::Ledger;
 use crate::faults::{Drawn, Fault, FaultPlan, Lots, Outage};
 use crate::stops::{Moment, Stops};
 use crate::tamper::{Tampered, Tampering, drain};
+use crate::tokens::Tokens;
 
 /// While it lives, requests are received and applied but their replies are withheld. Dropped, all
 /// of them go out.
@@ -318,7 +319,7 @@ impl Drop for Passage {
 
 /// The access check: admits what is signed and tells the passage which operation it is, which only
 /// the service can tell.
-pub(crate) struct Turnstile;
+pub(crate) struct Turnstile(pub(crate) Tokens);
 
 #[async_trait::async_trait]
 impl S3Access for Turnstile {
@@ -326,6 +327,8 @@ impl S3Access for Turnstile {
         if context.credentials().is_none() {
             return Err(s3_error!(AccessDenied, "Signature is required"));
         }
+        let token = context.headers().get("x-amz-security-token");
+        self.0.check(token.and_then(|token| token.to_str().ok()))?;
         let operation = context.s3_op().name().to_owned();
         let passage = context.extensions_mut().get::<Arc<Passage>>().cloned();
         if let Some(passage) = passage {

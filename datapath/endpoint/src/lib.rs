@@ -38,6 +38,7 @@ mod server;
 mod stops;
 mod store;
 mod tamper;
+mod tokens;
 
 pub use counters::{Counters, OperationCounters};
 pub use endpoint::{Backing, Endpoint, Error, Options};

@@ -1,56 +1,86 @@
 //! Credentials that can be replaced while requests are signed with them.
 
-use std::{
-    fmt,
-    sync::{Arc, PoisonError, RwLock},
-    time::{Duration, SystemTime},
-};
+use std::{fmt, sync::Arc};
 
-use aws_config::{
-    default_provider::credentials::DefaultCredentialsChain,
-    profile::ProfileFileCredentialsProvider, provider_config::ProviderConfig,
-};
 use aws_credential_types::{
     Credentials as AwsCredentials,
-    provider::{
-        self, ProvideCredentials, SharedCredentialsProvider, error::CredentialsError, future,
-    },
+    provider::{self, ProvideCredentials, error::CredentialsError, future},
 };
-use aws_sdk_s3::config::BehaviorVersion;
-use aws_types::region::Region;
-use tokio::sync::Mutex;
+use tokio::sync::watch;
 
-use super::{
-    connector,
-    location::{Credentials, StoreConfig},
-};
-
-/// Credentials are renewed so long before they expire: longer than a request takes.
-const EXPIRY_MARGIN: Duration = Duration::from_secs(5 * 60);
+use super::location::Credentials;
 
 /// The credentials of a job; each poll of a backup may replace them, for session tokens expire.
 #[derive(Clone)]
-pub struct SharedCredentials(Arc<RwLock<Credentials>>);
+pub struct SharedCredentials {
+    held: Arc<watch::Sender<Held>>,
+    renewable: bool,
+}
+
+struct Held {
+    credentials: Credentials,
+    /// The store has taken them.
+    accepted: bool,
+    /// The store takes them no more.
+    expired: bool,
+}
+
+impl Held {
+    fn new(credentials: Credentials) -> Self {
+        Self {
+            credentials,
+            accepted: false,
+            expired: false,
+        }
+    }
+
+    fn has_token(&self, token: &str) -> bool {
+        match &self.credentials {
+            Credentials::Static {
+                session_token: Some(held),
+                ..
+            } => held.reveal() == token,
+            _ => false,
+        }
+    }
+}
 
 impl SharedCredentials {
-    /// Begins with these.
+    /// Signs with these. Once their token has expired, requests fail.
     pub fn new(credentials: Credentials) -> Self {
-        Self(Arc::new(RwLock::new(credentials)))
+        Self {
+            held: Arc::new(watch::Sender::new(Held::new(credentials))),
+            renewable: false,
+        }
     }
 
-    /// From now on, sign with these. A change between static credentials and the chain takes
-    /// effect with the next job.
+    /// Begins with these. Once their token has expired, requests wait until they are
+    /// [replaced](Self::replace), for as long as the store's patience lasts.
+    pub fn renewable(credentials: Credentials) -> Self {
+        Self {
+            renewable: true,
+            ..Self::new(credentials)
+        }
+    }
+
+    /// From now on, sign with these. A change between static credentials, a profile and the
+    /// chain takes effect with the next job.
     pub fn replace(&self, credentials: Credentials) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = credentials;
+        self.held.send_if_modified(|held| {
+            let differ = held.credentials != credentials;
+            if differ {
+                *held = Held::new(credentials);
+            }
+            differ
+        });
     }
 
-    fn current(&self) -> Credentials {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// Whether requests wait for other credentials.
+    pub fn have_expired(&self) -> bool {
+        self.held.borrow().expired
     }
 
+<<<<<<< HEAD
     pub(super) async fn provider(
         &self,
         config: &StoreConfig,
@@ -78,7 +108,60 @@ impl SharedCredentials {
                     .build()
                     .await;
                 SharedCredentialsProvider::new(Cached::of(chain))
+=======
+    pub(super) fn current(&self) -> Credentials {
+        self.held.borrow().credentials.clone()
+    }
+
+    /// Notes that the store took a request with this token.
+    pub(super) fn accepted(&self, token: &str) {
+        self.held.send_if_modified(|held| {
+            held.accepted |= held.has_token(token);
+            false
+        });
+    }
+
+    /// Notes that the store no more takes this token; whether another one is there or may come.
+    /// Without `surely`, the store's words are also those for a token that never was one.
+    pub(super) fn expired(&self, token: &str, surely: bool) -> bool {
+        let mut may_pass = self.renewable;
+        self.held.send_if_modified(|held| {
+            if !held.has_token(token) {
+                // Signed with it before it was replaced.
+                may_pass = true;
+            } else if !(surely || held.accepted) {
+                may_pass = false;
+            } else if may_pass {
+                held.expired = true;
+>>>>>>> main
             }
+            false
+        });
+        may_pass
+    }
+
+    async fn valid(&self) -> Credentials {
+        let mut held = self.held.subscribe();
+        let valid = held.wait_for(|held| !held.expired).await;
+        valid.expect("its sender is ours").credentials.clone()
+    }
+
+    async fn load(&self) -> provider::Result {
+        match self.valid().await {
+            Credentials::Static {
+                access_key_id,
+                secret_access_key,
+                session_token,
+            } => Ok(AwsCredentials::new(
+                access_key_id.reveal(),
+                secret_access_key.reveal(),
+                session_token.map(|token| token.reveal().to_owned()),
+                None,
+                "ringback-request",
+            )),
+            Credentials::Chain | Credentials::Profile(_) => Err(CredentialsError::not_loaded(
+                "the request now asks for other credentials; they take effect with the next job",
+            )),
         }
     }
 }
@@ -94,6 +177,7 @@ impl ProvideCredentials for SharedCredentials {
     where
         Self: 'a,
     {
+<<<<<<< HEAD
         future::ProvideCredentials::ready(match self.current() {
             Credentials::Static {
                 access_key_id,
@@ -188,69 +272,8 @@ impl<P: ProvideCredentials> ProvideCredentials for Cached<P> {
     where
         Self: 'a,
     {
+=======
+>>>>>>> main
         future::ProvideCredentials::new(self.load())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Mutex as SyncMutex;
-
-    use super::*;
-
-    /// Gives what it was told to, one answer after the other.
-    #[derive(Debug)]
-    struct Script(SyncMutex<Vec<provider::Result>>);
-
-    impl ProvideCredentials for Script {
-        fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-        where
-            Self: 'a,
-        {
-            let mut answers = self.0.lock().expect("no panic");
-            future::ProvideCredentials::ready(answers.remove(0))
-        }
-    }
-
-    fn good_for(seconds: u64) -> AwsCredentials {
-        let expiry = SystemTime::now() + Duration::from_secs(seconds);
-        AwsCredentials::new("id", "secret", None, Some(expiry), "script")
-    }
-
-    fn missing() -> provider::Result {
-        Err(CredentialsError::not_loaded("nowhere"))
-    }
-
-    fn chain(answers: Vec<provider::Result>) -> Cached<Script> {
-        Cached::of(Script(SyncMutex::new(answers)))
-    }
-
-    #[tokio::test]
-    async fn credentials_are_asked_for_again_when_they_are_about_to_expire() {
-        let soon = EXPIRY_MARGIN.as_secs() - 10;
-        let chain = chain(vec![Ok(good_for(soon)), Ok(good_for(3600)), missing()]);
-        for _ in 0..3 {
-            chain.load().await.expect("credentials");
-        }
-        assert_eq!(chain.source.0.lock().expect("no panic").len(), 1);
-    }
-
-    #[tokio::test]
-    async fn a_provider_that_had_credentials_has_a_bad_moment_and_one_that_had_none_has_none() {
-        let never = chain(vec![missing()]).load().await;
-        assert!(matches!(
-            never,
-            Err(CredentialsError::CredentialsNotLoaded(_))
-        ));
-        // Those it gave are good for a while yet.
-        let soon = EXPIRY_MARGIN.as_secs() - 10;
-        let renewing = chain(vec![Ok(good_for(soon)), missing()]);
-        for _ in 0..2 {
-            renewing.load().await.expect("credentials");
-        }
-        let expired = chain(vec![Ok(good_for(0)), missing()]);
-        expired.load().await.expect("as they come");
-        let error = expired.load().await.expect_err("a bad moment");
-        assert!(matches!(error, CredentialsError::ProviderError(_)));
     }
 }

@@ -4,6 +4,7 @@
 //! Objects are named relative to the repository. Transient trouble is retried inside, for as long
 //! as the store's patience lasts; an error that comes out is final for the caller.
 
+mod chain;
 mod connector;
 mod credentials;
 mod dial;

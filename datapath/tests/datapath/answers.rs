@@ -24,6 +24,9 @@ const NO_BODY: &str = "content-length: 0\r\nconnection: close\r\n\r\n";
 /// An answer that never comes.
 const SILENCE: &str = "";
 
+/// Before an answer that comes after two seconds.
+const LATE: &str = "LATE ";
+
 /// A server with one answer to each request, the last one to all that follow.
 struct Server {
     url: String,
@@ -94,6 +97,13 @@ async fn serve(stream: TcpStream, answers: Arc<Vec<String>>, counter: Arc<Atomic
     if answer == SILENCE {
         std::future::pending::<()>().await;
     }
+    let answer = match answer.strip_prefix(LATE) {
+        Some(late) => {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            late
+        }
+        None => answer,
+    };
     let _ = stream.write_all(answer.as_bytes()).await;
     let _ = stream.shutdown().await;
 }
@@ -237,7 +247,23 @@ async fn when_the_patience_ends_the_error_names_the_last_failure_and_not_the_clo
     let silent = Server::start(vec![SILENCE.to_owned()]).await;
     let store = silent.store(Duration::from_secs(1)).await;
     let error = store.get("object").await.expect_err("silence").to_string();
-    assert!(error.contains("no answer"), "{error}");
+    assert!(error.contains("no answer for 1 s"), "{error}");
+}
+
+#[tokio::test]
+async fn a_large_upload_has_time_for_its_way_and_no_more_patience_than_a_small_one() {
+    let large = || Bytes::from(vec![1; 8 << 20]).into();
+    let server = Server::start(vec![refusal(503, "SlowDown")]).await;
+    let store = server.store(Duration::from_secs(2)).await;
+    let put = timeout(Duration::from_secs(20), store.put("object", large())).await;
+    let error = put.expect("an end").expect_err("no store").to_string();
+    assert!(error.contains("status 503 SlowDown"), "{error}");
+
+    // An answer that takes longer than the patience, to what is on its way.
+    let server = Server::start(vec![LATE.to_owned() + &status(200)]).await;
+    let store = server.store(Duration::from_secs(1)).await;
+    store.put("object", large()).await.expect("it has time");
+    assert_eq!(server.requests(), 1);
 }
 
 #[tokio::test]

@@ -140,7 +140,7 @@ async fn a_store_that_nobody_answers_for_ends_with_5_soon_and_a_file_is_no_volum
     let output = bed.run(&format!(
         "backup ./disk.img s3://backups/vms/monday {nowhere}"
     ));
-    assert_failed(&output, 5, "cannot reach http://127.0.0.1:1");
+    assert_failed(&output, 5, "no success with http://127.0.0.1:1");
     let volume = bed.run("backup disk.img s3://backups/vms/monday");
     assert_failed(&volume, 5, "no daemon answers at");
     assert_failed(

@@ -297,7 +297,9 @@ async fn what_a_killed_daemon_left_unfinished_is_swept() {
             .await
             .expect("freezes"),
     );
-    let removed = folder.path().join("trash/7");
+    let removed = folder
+        .path()
+        .join("trash/01234567-89ab-4def-8123-456789abcdef");
     fs::create_dir(&removed).expect("makes a folder");
     fs::write(removed.join("image"), "half removed").expect("writes");
     fs::create_dir(folder.path().join("pending/barely-begun")).expect("makes a folder");

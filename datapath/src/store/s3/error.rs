@@ -22,8 +22,8 @@ const EMPTY_TEXTS: [&str; 9] = [
 ];
 
 /// Where credentials come from when a request brings none.
-const CHAIN: &str = "the request brings none, and the daemon finds none in its environment \
-                     (AWS_ACCESS_KEY_ID), its profile (~/.aws), its container's or its instance's role";
+const CHAIN: &str = "none were given, and there are none in the environment (AWS_ACCESS_KEY_ID), the \
+                     profile (~/.aws), the container's or the instance's role";
 
 impl S3Store {
     /// What a request for `object` came to.
@@ -34,6 +34,13 @@ impl S3Store {
         let endpoint = self.endpoint.clone();
         let object = self.key(object);
         let Some(response) = error.raw_response() else {
+            if self.signer.waits() {
+                return StoreError::Denied {
+                    object,
+                    endpoint,
+                    code: "the session token has expired, and no other came in time".to_owned(),
+                };
+            }
             return match find_cause(error) {
                 Some(CredentialsError::CredentialsNotLoaded(_)) => StoreError::NoCredentials {
                     endpoint,

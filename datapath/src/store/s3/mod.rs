@@ -4,11 +4,12 @@
 //! twice and every part is still checked end to end. The SDK's standard retries run without its
 //! token bucket; what bounds them is the operation's time limit, the store's *patience*.
 //!
-//! [`retry`] says what is asked again, [`error`] what a failure is called, [`download`] and
+//! [`retry`] says what is asked again, [`renewal`] what becomes of tokens that expire, [`error`] what a failure is called, [`download`] and
 //! [`upload`] move the large objects.
 
 mod download;
 mod error;
+mod renewal;
 mod retry;
 mod upload;
 
@@ -29,6 +30,7 @@ use tokio_util::task::TaskTracker;
 
 use self::{
     download::RangeDownload,
+    renewal::{Renewal, Signer},
     retry::{Classifier, Witness, timeouts},
     upload::MultipartUpload,
 };
@@ -47,8 +49,11 @@ const WHOLE_BYTES_MAX: usize = 256 << 20;
 #[derive(Clone)]
 pub struct S3Store {
     client: Client,
+    /// What is the same for every patience.
+    impatient: Config,
     path: RepositoryPath,
     endpoint: String,
+    signer: Signer,
     meter: Arc<Meter>,
     throttle: Arc<Throttle>,
     patience: Duration,
@@ -75,11 +80,12 @@ impl S3Store {
             Some(region) => region.clone(),
             None => region::find(&path, config, &connector).await,
         };
+        let signer = Signer::new(credentials, config, &region);
         let mut builder = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .http_client(connector::http_client(connector))
             .region(Region::new(region.clone()))
-            .credentials_provider(credentials.provider(config, &region).await)
+            .credentials_provider(signer.provider())
             .identity_cache(IdentityCache::no_cache())
             .force_path_style(config.endpoint.is_some())
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
@@ -97,21 +103,23 @@ impl S3Store {
                     .build(),
             )
             .retry_classifier(Classifier)
-            .timeout_config(timeouts(patience, 0))
-            .interceptor(Witness)
+            .interceptor(Renewal(signer.clone()))
             .interceptor(Observer(Arc::clone(&throttle)));
         if let Some(endpoint) = &config.endpoint {
             builder = builder.endpoint_url(endpoint.as_url());
         }
+        let impatient = builder.build();
         let background = TaskTracker::new();
         background.close();
         Self {
-            client: Client::from_conf(builder.build()),
+            client: patient_client(&impatient, patience),
+            impatient,
             endpoint: config
                 .endpoint
                 .as_ref()
                 .map_or_else(|| format!("AWS in {region}"), Endpoint::as_url),
             path,
+            signer,
             meter: Arc::default(),
             throttle,
             patience,
@@ -121,14 +129,8 @@ impl S3Store {
 
     /// The same store with another patience.
     pub fn with_patience(&self, patience: Duration) -> Self {
-        let config = self
-            .client
-            .config()
-            .to_builder()
-            .timeout_config(timeouts(patience, 0))
-            .build();
         Self {
-            client: Client::from_conf(config),
+            client: patient_client(&self.impatient, patience),
             patience,
             ..self.clone()
         }
@@ -146,6 +148,12 @@ impl S3Store {
     fn limits_for(&self, bytes: u64) -> aws_sdk_s3::config::Builder {
         Config::builder().timeout_config(timeouts(self.patience, bytes))
     }
+}
+
+fn patient_client(config: &Config, patience: Duration) -> Client {
+    let builder = config.to_builder();
+    let builder = builder.timeout_config(timeouts(patience, 0));
+    Client::from_conf(builder.interceptor(Witness { patience }).build())
 }
 
 #[async_trait]

@@ -1,8 +1,9 @@
 //! What is asked again, for how long, and what is remembered of the attempts.
 //!
-//! The SDK's standard retries do the asking. What may pass is asked again until the operation's
-//! time limit, the store's *patience*, ends it; the error then names the last failure that was
-//! seen, not only that time ran out.
+//! The SDK's standard retries do the asking. What may pass is asked again as long as the store's
+//! *patience* lasts; the error then names the last failure that was seen, not only that time ran
+//! out. A large upload that makes its way over a slow line may take longer than that: what counts
+//! against the patience is trouble.
 
 use std::{
     error::Error,
@@ -13,16 +14,13 @@ use std::{
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::{
     ConfigBag, Intercept, RuntimeComponents,
-    interceptors::{
-        BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextMut,
-        FinalizerInterceptorContextRef,
-    },
+    interceptors::{BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextMut},
     timeout::TimeoutConfig,
 };
 use aws_smithy_runtime_api::{
     box_error::BoxError,
     client::{
-        interceptors::context::InterceptorContext,
+        interceptors::context::{Error as OperationError, InterceptorContext},
         orchestrator::{HttpResponse, OrchestratorError},
         retries::classifiers::{ClassifyRetry, RetryAction, RetryClassifierPriority},
     },
@@ -39,8 +37,11 @@ const COMPLETION_TIMEOUT: Duration = Duration::from_secs(180);
 /// A slower line is no line.
 const BYTES_PER_SECOND_MIN: u64 = 64 << 10;
 
+/// The SDK starts its clock a moment before we start ours.
+const TIMER_SLACK: Duration = Duration::from_millis(100);
+
 /// Time limits of a request that sends so many bytes: `patience`, and what they take on a slow
-/// line.
+/// line. They end what hangs; trouble is ended by a [`Witness`].
 pub(super) fn timeouts(patience: Duration, bytes: u64) -> TimeoutConfig {
     let transfer = Duration::from_secs(bytes / BYTES_PER_SECOND_MIN);
     TimeoutConfig::builder()
@@ -77,23 +78,34 @@ fn is_passing(error: &CredentialsError) -> bool {
     )
 }
 
-/// Has the SDK retry what [`is_transient`] or [`is_passing`].
+/// Whether the same request may fare better the next time.
+fn may_pass(error: &OrchestratorError<OperationError>, response: Option<&HttpResponse>) -> bool {
+    if error.is_timeout_error() || error.is_response_error() {
+        return true;
+    }
+    if let Some(error) = error.as_connector_error() {
+        return error.is_io() || error.is_timeout();
+    }
+    match response {
+        Some(response) => is_transient(response.status().as_u16(), Answer::of(response).code),
+        None => find_cause::<CredentialsError>(error).is_some_and(is_passing),
+    }
+}
+
+/// Has the SDK retry what [`may_pass`], until a [`Witness`] has given up.
 #[derive(Debug)]
 pub(super) struct Classifier;
 
 impl ClassifyRetry for Classifier {
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
-        let Some(Err(error)) = context.output_or_error() else {
-            return RetryAction::NoActionIndicated;
-        };
-        let may_pass = match context.response() {
-            Some(response) => is_transient(response.status().as_u16(), Answer::of(response).code),
-            None => find_cause::<CredentialsError>(error).is_some_and(is_passing),
-        };
-        if may_pass {
-            RetryAction::transient_error()
-        } else {
-            RetryAction::NoActionIndicated
+        match context.output_or_error() {
+            Some(Err(error)) if find_cause::<GaveUp>(error).is_some() => {
+                RetryAction::RetryForbidden
+            }
+            Some(Err(error)) if may_pass(error, context.response()) => {
+                RetryAction::transient_error()
+            }
+            _ => RetryAction::NoActionIndicated,
         }
     }
 
@@ -107,15 +119,15 @@ impl ClassifyRetry for Classifier {
 }
 
 /// What an answer's XML says of an error; empty where there is none.
-struct Answer<'a> {
+pub(super) struct Answer<'a> {
     status: u16,
-    code: &'a str,
+    pub(super) code: &'a str,
     message: &'a str,
 }
 
 impl<'a> Answer<'a> {
     /// Looks at the text alone: which operation's error it is does not matter here.
-    fn of(response: &'a HttpResponse) -> Self {
+    pub(super) fn of(response: &'a HttpResponse) -> Self {
         let body = response.body().bytes().unwrap_or_default();
         let body = std::str::from_utf8(body).unwrap_or_default();
         let error = body.find("<Error>").map_or("", |start| &body[start..]);
@@ -145,9 +157,11 @@ impl fmt::Display for Answer<'_> {
     }
 }
 
-/// Remembers how the attempts of an operation failed.
+/// Remembers how the attempts of an operation failed, and gives up when the patience is over.
 #[derive(Debug)]
-pub(super) struct Witness;
+pub(super) struct Witness {
+    pub(super) patience: Duration,
+}
 
 /// The attempts of one operation.
 #[derive(Debug, Clone)]
@@ -162,7 +176,7 @@ impl Storable for Attempts {
     type Storer = StoreReplace<Self>;
 }
 
-/// The operation's time limit ended it.
+/// The end of an operation that was tried in vain.
 #[derive(Debug)]
 struct GaveUp(Attempts);
 
@@ -205,34 +219,34 @@ impl Intercept for Witness {
         Ok(())
     }
 
-    fn read_after_attempt(
+    fn modify_before_attempt_completion(
         &self,
-        context: &FinalizerInterceptorContextRef<'_>,
+        context: &mut FinalizerInterceptorContextMut<'_>,
         _components: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let Some(Err(error)) = context.output_or_error() else {
-            return Ok(());
-        };
         let Some(mut attempts) = config.load::<Attempts>().cloned() else {
             return Ok(());
         };
-        let waited = attempts.latest.elapsed();
         let limit = config
             .load::<TimeoutConfig>()
             .and_then(TimeoutConfig::operation_attempt_timeout);
-        let failure = match context.response() {
-            Some(response) if error.is_operation_error() => Answer::of(response).to_string(),
-            // The operation's end cut this attempt off, which says nothing about it.
-            _ if error.is_timeout_error() && limit.is_none_or(|limit| waited < limit) => {
-                return Ok(());
-            }
-            _ if error.is_timeout_error() => format!("no answer for {} s", waited.as_secs()),
-            _ => causes(error),
+        let Some(failure) = failure_of(context, attempts.latest.elapsed(), limit) else {
+            return Ok(());
         };
         tracing::debug!(attempt = attempts.count, failure, "a request failed");
         attempts.last_failure = Some(failure);
-        config.interceptor_state().store_put(attempts);
+        config.interceptor_state().store_put(attempts.clone());
+        let passes = match context.output_or_error() {
+            Some(Err(error)) => may_pass(error, context.response()),
+            _ => false,
+        };
+        if passes
+            && attempts.first.elapsed() >= self.patience
+            && let Some(outcome) = context.output_or_error_mut()
+        {
+            *outcome = Err(OrchestratorError::timeout(GaveUp(attempts).into()));
+        }
         Ok(())
     }
 
@@ -244,11 +258,29 @@ impl Intercept for Witness {
     ) -> Result<(), BoxError> {
         if let Some(Err(error)) = context.output_or_error_mut()
             && error.is_timeout_error()
+            && find_cause::<GaveUp>(error).is_none()
             && let Some(attempts) = config.load::<Attempts>()
         {
             *error = OrchestratorError::timeout(GaveUp(attempts.clone()).into());
         }
         Ok(())
+    }
+}
+
+/// How an attempt of this duration failed; `None` when it did not, or when the operation's end cut
+/// it off, which says nothing about it.
+fn failure_of(
+    context: &FinalizerInterceptorContextMut<'_>,
+    waited: Duration,
+    limit: Option<Duration>,
+) -> Option<String> {
+    let error = context.output_or_error()?.err()?;
+    match context.response() {
+        Some(response) if error.is_operation_error() => Some(Answer::of(response).to_string()),
+        _ if error.is_timeout_error() => limit
+            .is_some_and(|limit| waited + TIMER_SLACK >= limit)
+            .then(|| format!("no answer for {:.0} s", waited.as_secs_f32())),
+        _ => Some(causes(error)),
     }
 }
 
