@@ -80,35 +80,6 @@ impl SharedCredentials {
         self.held.borrow().expired
     }
 
-<<<<<<< HEAD
-    pub(super) async fn provider(
-        &self,
-        config: &StoreConfig,
-        region: &str,
-    ) -> SharedCredentialsProvider {
-        let provider_config = || {
-            ProviderConfig::without_region()
-                .with_behavior_version(Some(BehaviorVersion::latest()))
-                .with_http_client(connector::http_client(connector::to_credentials(config)))
-                .with_region(Some(Region::new(region.to_owned())))
-        };
-        match self.current() {
-            Credentials::Static { .. } => SharedCredentialsProvider::new(self.clone()),
-            Credentials::Profile(name) => {
-                let files = ProfileFileCredentialsProvider::builder()
-                    .profile_name(name.as_str())
-                    .configure(&provider_config())
-                    .build();
-                SharedCredentialsProvider::new(Cached::of(Profile { name, files }))
-            }
-            Credentials::Chain => {
-                let chain = DefaultCredentialsChain::builder()
-                    .region(Region::new(region.to_owned()))
-                    .configure(provider_config())
-                    .build()
-                    .await;
-                SharedCredentialsProvider::new(Cached::of(chain))
-=======
     pub(super) fn current(&self) -> Credentials {
         self.held.borrow().credentials.clone()
     }
@@ -133,7 +104,6 @@ impl SharedCredentials {
                 may_pass = false;
             } else if may_pass {
                 held.expired = true;
->>>>>>> main
             }
             false
         });
@@ -177,103 +147,6 @@ impl ProvideCredentials for SharedCredentials {
     where
         Self: 'a,
     {
-<<<<<<< HEAD
-        future::ProvideCredentials::ready(match self.current() {
-            Credentials::Static {
-                access_key_id,
-                secret_access_key,
-                session_token,
-            } => Ok(AwsCredentials::new(
-                access_key_id.reveal(),
-                secret_access_key.reveal(),
-                session_token.map(|token| token.reveal().to_owned()),
-                None,
-                "ringback-request",
-            )),
-            Credentials::Chain | Credentials::Profile(_) => Err(CredentialsError::not_loaded(
-                "the request now asks for other credentials; they take effect with the next job",
-            )),
-        })
-    }
-}
-
-/// A profile that was asked for by its name: what it lacks is told of it.
-#[derive(Debug)]
-struct Profile {
-    name: String,
-    files: ProfileFileCredentialsProvider,
-}
-
-impl Profile {
-    async fn load(&self) -> provider::Result {
-        let loaded = self.files.provide_credentials().await;
-        loaded.map_err(|error| match error {
-            provider::error::CredentialsError::CredentialsNotLoaded(_) => {
-                provider::error::CredentialsError::invalid_configuration(format!(
-                    "the profile {:?} is not in AWS's config and credentials files (~/.aws), or \
-                     has none",
-                    self.name
-                ))
-            }
-            other => other,
-        })
-    }
-}
-
-impl ProvideCredentials for Profile {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(self.load())
-    }
-}
-
-/// A chain or a profile, asked again only when what it gave is about to expire.
-///
-/// The SDK has a cache for this; as it is set up here, its first look-up never returns.
-#[derive(Debug)]
-struct Cached<P> {
-    source: P,
-    current: Mutex<Option<AwsCredentials>>,
-}
-
-impl<P: ProvideCredentials> Cached<P> {
-    fn of(source: P) -> Self {
-        Self {
-            source,
-            current: Mutex::default(),
-        }
-    }
-
-    async fn load(&self) -> provider::Result {
-        let mut current = self.current.lock().await;
-        let soon = SystemTime::now() + EXPIRY_MARGIN;
-        if let Some(credentials) = &*current
-            && credentials.expiry().is_none_or(|expiry| expiry > soon)
-        {
-            return Ok(credentials.clone());
-        }
-        let found = self.source.provide_credentials().await;
-        match (found, &*current) {
-            (Ok(credentials), _) => Ok(current.insert(credentials).clone()),
-            (Err(_), Some(last)) if last.expiry().is_none_or(|at| at > SystemTime::now()) => {
-                Ok(last.clone())
-            }
-            // There were some, so there will be some again: the provider has a bad moment.
-            (Err(error), Some(_)) => Err(CredentialsError::provider_error(error)),
-            (Err(error), None) => Err(error),
-        }
-    }
-}
-
-impl<P: ProvideCredentials> ProvideCredentials for Cached<P> {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-=======
->>>>>>> main
         future::ProvideCredentials::new(self.load())
     }
 }
