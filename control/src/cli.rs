@@ -29,6 +29,7 @@ use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
 use self::exit::{CliError, EXIT_CODES};
+use crate::core_dumps;
 
 /// Sends volumes to S3 and brings them back: block devices and files by itself, logical volumes as
 /// an lvmd.
@@ -107,6 +108,9 @@ pub fn main() -> ExitCode {
         Err(error) => return refuse_usage(&error),
     };
     start_log(&cli);
+    if let Err(error) = core_dumps::forbid() {
+        tracing::warn!(%error, "a crash may write secrets into a core dump");
+    }
     let runtime = match Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -12,6 +12,7 @@ use ringback_datapath::store::{
     location::{BackupPath, Credentials, Endpoint, Proxy, Secret, StoreConfig},
 };
 use ringback_proto::lvmd::{self, data_source};
+use zeroize::Zeroizing;
 
 use crate::{
     names::{Invalid, Tag, VolumeName},
@@ -141,17 +142,21 @@ impl From<lvmd::GetFreeBytesRequest> for ClassRef {
 /// The way to the store that `s3` describes, and the key of the repository there. The path is
 /// not looked at. Errors name the fields of `s3`; region and authorities are left for the
 /// configuration.
-pub fn store(s3: &data_source::S3) -> Result<(StoreConfig, Option<Secret>), Invalid> {
+pub fn store(s3: data_source::S3) -> Result<(StoreConfig, Option<Secret>), Invalid> {
+    let (id, key) = (secret(s3.access_key_id), secret(s3.secret_access_key));
+    let (token, encryption_key) = (secret(s3.session_token), secret(s3.encryption_key));
+    let http_proxy = Zeroizing::new(s3.http_proxy);
+    let https_proxy = Zeroizing::new(s3.https_proxy);
     let store = StoreConfig {
         endpoint: Endpoint::parse(&s3.endpoint)?,
         region: None,
         verify_tls: s3.verify_tls,
         authorities: Authorities::default(),
-        http_proxy: Proxy::parse("http_proxy", &s3.http_proxy)?,
-        https_proxy: Proxy::parse("https_proxy", &s3.https_proxy)?,
-        credentials: credentials(s3)?,
+        http_proxy: Proxy::parse("http_proxy", &http_proxy)?,
+        https_proxy: Proxy::parse("https_proxy", &https_proxy)?,
+        credentials: credentials(id, key, token)?,
     };
-    Ok((store, secret(&s3.encryption_key)))
+    Ok((store, encryption_key))
 }
 
 /// A volume as the answer to its creation shows it, in both dialects' fields.
@@ -289,19 +294,21 @@ fn data_source(message: lvmd::DataSource) -> Result<DataSource, Invalid> {
         ));
     };
     let within_s3 = |invalid: Invalid| invalid.within("data_source.s3");
-    let (store, encryption_key) = store(&s3).map_err(within_s3)?;
+    let backup = BackupPath::parse(&s3.path);
+    let (store, encryption_key) = store(s3).map_err(within_s3)?;
     Ok(DataSource {
         synchronous: message.synchronous_restore,
-        backup: BackupPath::parse(&s3.path).map_err(|invalid| within_s3(invalid.into()))?,
+        backup: backup.map_err(|invalid| within_s3(invalid.into()))?,
         store,
         encryption_key,
     })
 }
 
-fn credentials(s3: &data_source::S3) -> Result<Credentials, Invalid> {
-    let id = secret(&s3.access_key_id);
-    let key = secret(&s3.secret_access_key);
-    let session_token = secret(&s3.session_token);
+fn credentials(
+    id: Option<Secret>,
+    key: Option<Secret>,
+    session_token: Option<Secret>,
+) -> Result<Credentials, Invalid> {
     let missing = |field, given| {
         Err(Invalid::of_field(
             field,
@@ -324,7 +331,8 @@ fn credentials(s3: &data_source::S3) -> Result<Credentials, Invalid> {
     }
 }
 
-fn secret(text: &str) -> Option<Secret> {
+/// Takes the text itself, so that no copy of it stays behind.
+fn secret(text: String) -> Option<Secret> {
     (!text.is_empty()).then(|| Secret::new(text))
 }
 

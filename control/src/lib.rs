@@ -8,6 +8,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod core_dumps;
 pub mod daemon;
 pub mod dialect;
 pub mod direct;

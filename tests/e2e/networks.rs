@@ -6,7 +6,10 @@ use crate::{
     client::{Client, backup, synchronous},
     harness::{Daemon, MIB, class},
     store::{BUCKET, Store, assert_same_content, fill},
-    ways::{Authority, Identity, Proxy, closed_port, credentials_server, tls_in_front_of},
+    ways::{
+        Authority, BEHIND_PROXIES, Identity, Proxy, closed_port, credentials_server,
+        tls_in_front_of,
+    },
 };
 use ringback_proto::{
     control::ListBackupsRequest,
@@ -267,19 +270,33 @@ async fn the_environments_proxies_serve_requests_without_any_and_no_proxy_except
         ]
     };
     let proxied = Daemon::in_environment(environment(""), |it| class("fast", it, 0, true));
-    assert_round_trip(&proxied.client().await, &store.s3("monday")).await;
+    let client = proxied.client().await;
+    let far = store.endpoint.url().replace("127.0.0.1", BEHIND_PROXIES);
+    assert_round_trip(&client, &through(&store, &far)).await;
     let by_environment = theirs.plain();
     assert!(by_environment > 0);
+    let near = S3 {
+        path: format!("s3://{BUCKET}/team/tuesday"),
+        ..through(&store, &store.endpoint.url())
+    };
+    assert_round_trip(&client, &near).await;
+    assert_eq!(
+        theirs.plain(),
+        by_environment,
+        "this host is reached directly"
+    );
 
-    let excepting = environment("example.com, 127.0.0.0/8");
+    let excepting = environment("example.com, .invalid");
     let excepting = Daemon::in_environment(excepting, |it| class("fast", it, 0, true));
     let client = excepting.client().await;
-    assert_round_trip(&client, &store.s3("tuesday")).await;
+    let told = failures(&client, "again", &through(&store, &far)).await;
+    assert_all_say(&told, "the host \"store.invalid\" has no known address");
     assert_eq!(theirs.plain(), by_environment, "excepted");
     // A request's own proxies are what it says, whatever the environment excepts.
     let with_its_own = S3 {
         http_proxy: format!("http://127.0.0.1:{}", own.port()),
-        ..store.s3("wednesday")
+        path: format!("s3://{BUCKET}/team/wednesday"),
+        ..through(&store, &far)
     };
     assert_round_trip(&client, &with_its_own).await;
     assert!(own.plain() > 0);

@@ -136,7 +136,7 @@ impl Backup {
         let request = lvmd::Backup {
             name: name.clone(),
             volume_handle: volume,
-            data_source: Some(self.store.data_source(&self.path, true)),
+            data_source: Some(self.store.data_source(&self.path, true)?),
         };
         let message = back_up(&client, request, "backup", context.shows_progress()).await?;
         if context.json {

@@ -136,12 +136,14 @@ impl Stage {
     fn source(&self, name: &str) -> lvmd::DataSource {
         let mut source = self
             .store()
-            .data_source(&format!("{REPOSITORY}/{name}"), true);
+            .data_source(&format!("{REPOSITORY}/{name}"), true)
+            .expect("no proxy is an argument here");
         if let Some(lvmd::data_source::Type::S3(s3)) = &mut source.r#type {
             s3.access_key_id = self.endpoint.access_key_id().to_owned();
             s3.secret_access_key = self.endpoint.secret_access_key().to_owned();
             s3.session_token = String::new();
             s3.encryption_key = String::new();
+            s3.http_proxy = String::new();
         }
         source
     }

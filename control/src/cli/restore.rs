@@ -138,7 +138,7 @@ impl Restore {
                 size_bytes.div_ceil(1 << 30).max(1)
             }
         };
-        let source = self.store.data_source(&self.path, !self.no_wait);
+        let source = self.store.data_source(&self.path, !self.no_wait)?;
         let request = CreateLvRequest {
             name: volume,
             size_gb,
@@ -208,7 +208,7 @@ fn whole_gib(bytes: i64) -> Result<u64, CliError> {
 /// The size of a backup, as the daemon sees it.
 async fn backup_bytes(client: &Client, store: &StoreArgs, path: &str) -> Result<u64, CliError> {
     let request = ShowBackupRequest {
-        backup: Some(store.s3(path)),
+        backup: Some(store.s3(path)?),
     };
     let answer = client.clone().own.show_backup(request).await?;
     Ok(answer.into_inner().backup.unwrap_or_default().size_bytes)

@@ -29,11 +29,11 @@ pub(crate) struct StoreArgs {
     #[arg(long)]
     pub(crate) no_verify_tls: bool,
 
-    /// Proxy for http endpoints.
+    /// Proxy for http endpoints [env: RINGBACK_HTTP_PROXY, which may have user:password@].
     #[arg(long, value_name = "URL")]
     pub(crate) http_proxy: Option<String>,
 
-    /// Proxy for https endpoints.
+    /// Proxy for https endpoints [env: RINGBACK_HTTPS_PROXY, which may have user:password@].
     #[arg(long, value_name = "URL")]
     pub(crate) https_proxy: Option<String>,
 }
@@ -47,32 +47,44 @@ AWS_REGION, else the profile's, else what the store says.";
 
 impl StoreArgs {
     /// The store's part of a request to a daemon, for this path.
-    pub(crate) fn s3(&self, path: &str) -> data_source::S3 {
+    pub(crate) fn s3(&self, path: &str) -> Result<data_source::S3, CliError> {
         let from_environment = |name| env::var(name).unwrap_or_default();
-        data_source::S3 {
+        Ok(data_source::S3 {
             path: path.to_owned(),
             endpoint: self.endpoint().unwrap_or_default(),
             verify_tls: !self.no_verify_tls,
-            http_proxy: self.http_proxy.clone().unwrap_or_default(),
-            https_proxy: self.https_proxy.clone().unwrap_or_default(),
+            http_proxy: proxy(
+                self.http_proxy.as_deref(),
+                "http-proxy",
+                "RINGBACK_HTTP_PROXY",
+            )?,
+            https_proxy: proxy(
+                self.https_proxy.as_deref(),
+                "https-proxy",
+                "RINGBACK_HTTPS_PROXY",
+            )?,
             access_key_id: from_environment("AWS_ACCESS_KEY_ID"),
             secret_access_key: from_environment("AWS_SECRET_ACCESS_KEY"),
             session_token: from_environment("AWS_SESSION_TOKEN"),
             encryption_key: from_environment("RINGBACK_ENCRYPTION_KEY"),
-        }
+        })
     }
 
     /// A data source for this path.
-    pub(crate) fn data_source(&self, path: &str, synchronous: bool) -> DataSource {
-        DataSource {
+    pub(crate) fn data_source(
+        &self,
+        path: &str,
+        synchronous: bool,
+    ) -> Result<DataSource, CliError> {
+        Ok(DataSource {
             synchronous_restore: synchronous,
-            r#type: Some(data_source::Type::S3(self.s3(path))),
-        }
+            r#type: Some(data_source::Type::S3(self.s3(path)?)),
+        })
     }
 
     /// How this process reaches the store itself.
     pub(crate) fn config(&self) -> Result<StoreConfig, CliError> {
-        let (mut store, key) = dialect::store(&self.s3("")).map_err(Failure::from)?;
+        let (mut store, key) = dialect::store(self.s3("")?).map_err(Failure::from)?;
         jobs::repository::refuse_encryption(key.as_ref())?;
         if let Some(profile) = &self.profile {
             store.credentials = Credentials::Profile(profile.clone());
@@ -86,6 +98,18 @@ impl StoreArgs {
             .clone()
             .or_else(|| from_environment("AWS_ENDPOINT_URL_S3"))
             .or_else(|| from_environment("AWS_ENDPOINT_URL"))
+    }
+}
+
+/// A proxy's address: the argument, else the environment's, which alone may have a password.
+fn proxy(argument: Option<&str>, option: &str, variable: &str) -> Result<String, CliError> {
+    match argument {
+        Some(address) if address.contains('@') => Err(CliError::usage(format!(
+            "--{option} has a user or password in it, and everybody on this host can read \
+             arguments; set {variable} instead"
+        ))),
+        Some(address) => Ok(address.to_owned()),
+        None => Ok(env::var(variable).unwrap_or_default()),
     }
 }
 

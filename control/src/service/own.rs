@@ -41,7 +41,7 @@ impl ringback_server::Ringback for OwnService {
     ) -> Result<Response<ListBackupsResponse>, Status> {
         let s3 = present(request.into_inner().repository, "repository")?;
         let path = RepositoryPath::parse(&s3.path).map_err(|e| invalid(e.into(), "repository"))?;
-        let (store, key) = dialect::store(&s3).map_err(|e| invalid(e, "repository"))?;
+        let (store, key) = dialect::store(s3).map_err(|e| invalid(e, "repository"))?;
         let backups = self.0.backups_in(&path, &store, key.as_ref()).await?;
         Ok(Response::new(ListBackupsResponse {
             backups: backups.iter().map(info).collect(),
@@ -54,7 +54,7 @@ impl ringback_server::Ringback for OwnService {
     ) -> Result<Response<ShowBackupResponse>, Status> {
         let s3 = present(request.into_inner().backup, "backup")?;
         let path = BackupPath::parse(&s3.path).map_err(|e| invalid(e.into(), "backup"))?;
-        let (store, key) = dialect::store(&s3).map_err(|e| invalid(e, "backup"))?;
+        let (store, key) = dialect::store(s3).map_err(|e| invalid(e, "backup"))?;
         let found = self.0.backup_at(&path, &store, key.as_ref()).await?;
         Ok(Response::new(ShowBackupResponse {
             backup: Some(info(&found)),

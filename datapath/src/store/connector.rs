@@ -43,7 +43,7 @@ pub(super) fn to_store(config: &StoreConfig) -> SharedHttpConnector {
 /// What carries the default chain's requests. A request's proxies and its leave to accept any
 /// certificate are for the store alone.
 pub(super) fn to_credentials(config: &StoreConfig) -> SharedHttpConnector {
-    connector(config, true, Proxies::to_credentials())
+    connector(config, true, Proxies::of_environment())
 }
 
 fn connector(config: &StoreConfig, verify: bool, proxies: Proxies) -> SharedHttpConnector {

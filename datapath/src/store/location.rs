@@ -273,26 +273,19 @@ impl Proxy {
             value: without_user_info(proxy),
             reason: reason.to_owned(),
         };
-        let uri = http_uri(field, proxy, "http(s)://[user:password@]host:port")?;
-        if uri.query().is_some() || !matches!(uri.path(), "" | "/") || proxy.contains('#') {
+        let (login, without_login) = split_login(proxy);
+        let wants = "http(s)://[user:password@]host:port";
+        let address =
+            http_uri(field, &without_login, wants).map_err(|invalid| refuse(&invalid.reason))?;
+        if address.query().is_some() || !matches!(address.path(), "" | "/") || proxy.contains('#') {
             return Err(refuse(
                 "has a path, query or fragment; it should be http(s)://[user:password@]host:port, \
                  where '/', '?', '#', '@' and '%' in user and password are written %2F, %3F, %23, \
                  %40 and %25",
             ));
         }
-        let authority = uri.authority().map_or("", |authority| authority.as_str());
-        let (login, host) = match authority.rsplit_once('@') {
-            Some((login, host)) => (Some(login), host),
-            None => (None, authority),
-        };
-        let address = Uri::builder()
-            .scheme(uri.scheme_str().unwrap_or("http"))
-            .authority(host)
-            .path_and_query("/")
-            .build();
         Ok(Some(Self {
-            address: address.map_err(|_| refuse("has no host that can be used"))?,
+            address,
             login: login
                 .map(decode_login)
                 .transpose()
@@ -323,6 +316,17 @@ impl fmt::Debug for Proxy {
     }
 }
 
+/// What stands before the host of a URL, and the URL without it.
+fn split_login(url: &str) -> (Option<&str>, String) {
+    let host = url.find("://").map_or(0, |scheme| scheme + 3);
+    let (scheme, rest) = url.split_at(host);
+    let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    match authority.rsplit_once('@') {
+        Some((login, host)) => (Some(login), format!("{scheme}{host}{tail}")),
+        None => (None, url.to_owned()),
+    }
+}
+
 fn decode_login(login: &str) -> Result<Secret, Utf8Error> {
     let (user, password) = login.split_once(':').unwrap_or((login, ""));
     let user = percent_decode_str(user).decode_utf8()?;
@@ -347,10 +351,9 @@ fn http_uri(field: &'static str, value: &str, wants: &'static str) -> Result<Uri
     let behind_host = authority.rsplit_once(host).map_or("", |(_, rest)| rest);
     match (behind_host, uri.port_u16()) {
         ("", _) | (_, Some(1..)) => Ok(uri),
-        (port, _) => Err(refuse(format!(
-            "has the port {:?}; a port is 1 to 65535",
-            port.trim_start_matches(':')
-        ))),
+        _ => Err(refuse(
+            "has a port that is none; a port is a number from 1 to 65535".into(),
+        )),
     }
 }
 

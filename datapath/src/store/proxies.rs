@@ -2,22 +2,22 @@
 //!
 //! A request that names proxies goes through them and through none else: neither the
 //! environment's proxies nor its `NO_PROXY` concern it. One that names none goes through those of
-//! the environment, unless `NO_PROXY` excepts the host.
+//! the environment, unless `NO_PROXY` excepts the host, or it is this host.
+
+use std::net::IpAddr;
 
 use http::{HeaderValue, Uri};
 use hyper_util::client::proxy::matcher::Matcher;
 
 use super::location::{Proxy, StoreConfig};
 
-/// Where this host and its cloud give credentials away. No proxy can reach them, or should.
-const GIVE_CREDENTIALS: [&str; 7] = [
-    "localhost",
-    "127.0.0.1",
-    "[::1]",
+/// Where a cloud gives credentials away, to this host and no other.
+const GIVE_CREDENTIALS: [&str; 5] = [
     "169.254.169.254",
     "[fd00:ec2::254]",
     "169.254.170.2",
     "169.254.170.23",
+    "[fd00:ec2::23]",
 ];
 
 /// The proxies of a request.
@@ -26,10 +26,7 @@ pub(super) enum Proxies {
         http: Option<Proxy>,
         https: Option<Proxy>,
     },
-    Environment {
-        matcher: Matcher,
-        direct: &'static [&'static str],
-    },
+    Environment(Matcher),
 }
 
 /// A proxy on the way to somewhere.
@@ -42,10 +39,7 @@ impl Proxies {
     /// For requests to the store.
     pub(super) fn to_store(config: &StoreConfig) -> Self {
         match (&config.http_proxy, &config.https_proxy) {
-            (None, None) => Self::Environment {
-                matcher: Matcher::from_env(),
-                direct: &[],
-            },
+            (None, None) => Self::of_environment(),
             (http, https) => Self::Own {
                 http: http.clone(),
                 https: https.clone(),
@@ -53,12 +47,9 @@ impl Proxies {
         }
     }
 
-    /// For requests of the default chain, which are none of the store's traffic.
-    pub(super) fn to_credentials() -> Self {
-        Self::Environment {
-            matcher: Matcher::from_env(),
-            direct: &GIVE_CREDENTIALS,
-        }
+    /// For all requests that are none of a request's traffic to its store.
+    pub(super) fn of_environment() -> Self {
+        Self::Environment(Matcher::from_env())
     }
 
     /// The proxy on the way to this address.
@@ -74,11 +65,19 @@ impl Proxies {
                     authorization: proxy.authorization(),
                 })
             }
-            Self::Environment { direct, .. } if direct.contains(&to.host()?) => None,
-            Self::Environment { matcher, .. } => matcher.intercept(to).map(|found| Via {
+            Self::Environment(_) if is_of_this_host(to.host()?) => None,
+            Self::Environment(matcher) => matcher.intercept(to).map(|found| Via {
                 proxy: found.uri().clone(),
                 authorization: found.basic_auth().cloned(),
             }),
         }
     }
+}
+
+/// Whether no proxy can reach it: another host that asked would reach itself.
+fn is_of_this_host(host: &str) -> bool {
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    host == "localhost"
+        || address.is_ok_and(|address| address.is_loopback())
+        || GIVE_CREDENTIALS.contains(&host)
 }

@@ -64,11 +64,12 @@ async fn an_interrupted_backup_leaves_no_upload_behind_and_ends_with_130() {
         signal(running.id(), by);
         assert_interrupted(&end(running).await, "ringback: interrupted");
         drop(stopped);
+        // A completion that was on its way is aborted as well, and was perhaps done.
         let counters = bed.store.endpoint.counters();
-        assert_eq!(
-            counters.requests("CreateMultipartUpload"),
-            counters.requests("CompleteMultipartUpload")
-                + counters.requests("AbortMultipartUpload"),
+        let ended = counters.requests("CompleteMultipartUpload")
+            + counters.requests("AbortMultipartUpload");
+        assert!(
+            counters.requests("CreateMultipartUpload") <= ended,
             "{counters:?}"
         );
     }
