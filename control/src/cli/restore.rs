@@ -150,12 +150,13 @@ impl Restore {
         let volume = restore(&client, request, "restore", context.shows_progress()).await?;
         if context.json {
             output::json(&lv::to_json(&volume));
-        } else if context.quiet {
-        } else if self.no_wait {
-            output::line(&format!("{} is being restored", volume.name));
-        } else {
+        } else if !context.quiet {
             let size = Bytes(volume.size_bytes.unsigned_abs());
-            output::line(&format!("{}: {size} at {}", volume.name, volume.path));
+            output::line(&if self.no_wait {
+                format!("{} is being restored", volume.name)
+            } else {
+                format!("{}: {size} at {}", volume.name, volume.path)
+            });
         }
         Ok(())
     }
