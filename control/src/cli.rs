@@ -34,7 +34,7 @@ use crate::core_dumps;
 /// Sends volumes to S3 and brings them back: block devices and files by itself, logical volumes as
 /// an lvmd.
 #[derive(Parser)]
-#[command(name = "ringback", version, about, after_help = EXIT_CODES, after_long_help = long_help())]
+#[command(name = "ringback", version, after_help = EXIT_CODES, after_long_help = long_help())]
 struct Cli {
     /// The daemon's socket, for `lv`, and for backups and restores of its volumes.
     #[arg(

@@ -134,3 +134,16 @@ fn the_transcript_in_the_readme_is_what_the_demo_prints() {
     let left: Vec<_> = fs::read_dir(temporary.path()).expect("lists").collect();
     assert!(left.is_empty(), "the demo leaves nothing behind: {left:?}");
 }
+
+#[test]
+fn the_exit_codes_on_the_page_are_those_of_the_program() {
+    let output = Command::new(env!("CARGO_BIN_EXE_ringback"))
+        .arg("--help")
+        .output()
+        .expect("the program runs");
+    let help = String::from_utf8(output.stdout).expect("text");
+    let start = help.find("Exit codes:").expect("the help has them");
+    let codes = help[start..].trim_end();
+    assert!(codes.lines().count() > 5, "{codes}");
+    assert!(read("docs/operations/command-line.md").contains(codes));
+}

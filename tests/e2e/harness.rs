@@ -86,7 +86,6 @@ impl Daemon {
 
     /// The same, but calls `before` with the process's id before the program begins, and waits
     /// for no answer.
-    #[allow(dead_code, reason = "only tests/kills watches a daemon begin")]
     pub(crate) fn start_again(&mut self, before: impl FnOnce(u32)) {
         self.kill();
         self.process = spawn_held(self.folder.path(), &self.environment);
@@ -277,7 +276,6 @@ fn spawn(folder: &Path, environment: &[(&'static str, String)]) -> Child {
 }
 
 /// A process that becomes the daemon when it is sent a line.
-#[allow(dead_code, reason = "see `Daemon::start_again`")]
 fn spawn_held(folder: &Path, environment: &[(&'static str, String)]) -> Child {
     let mut shell = ringback_by("sh");
     shell.args(["-c", "read -r line && exec \"$0\" \"$@\"", RINGBACK]);

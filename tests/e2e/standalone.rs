@@ -340,14 +340,13 @@ async fn what_changes_while_it_is_read_is_told() {
         ),
     ] {
         let path = format!("s3://backups/{name}/{name}");
+        let stopped = interrupted::stop_at(&bed.store, "PutObject", 3);
         let mut command = bed.command(&format!("backup ./disk.img {path} --memory 32"));
-        let stored = bed.store.endpoint.counters().requests("PutObject");
         let running = interrupted::start(&mut command);
-        // Those behind the first few, which make the repository, are packs.
-        let held = interrupted::hold_when(&bed.store, "PutObject", stored + 6).await;
+        stopped.reached().await;
         let file = File::options().write(true).open(&disk).expect("opens");
         change(&file).expect("changes");
-        drop((file, held));
+        drop((file, stopped));
         let output = running.wait_with_output().expect("it ends");
         assert_eq!(output.status.code(), Some(code));
         let stderr = String::from_utf8_lossy(&output.stderr);

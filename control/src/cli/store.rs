@@ -120,7 +120,8 @@ const BUFFERS_MIB: u32 = 96;
 #[derive(Args, Clone, Default)]
 #[command(next_help_heading = "Work")]
 pub(crate) struct WorkArgs {
-    /// Memory for buffers, in MiB [default: 96]
+    /// Memory for buffers, in MiB; a backup takes up to two thirds as much again for its index
+    /// [default: 96]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(32..=65536))]
     pub(crate) memory: Option<u32>,
 

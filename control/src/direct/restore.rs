@@ -72,17 +72,17 @@ pub async fn run(store: &Store, request: Request, watched: &Watched) -> Result<R
     let backup = Backup::read(&repository, committed).await?;
     let opened = Opened { repository, backup };
     match target {
-        Target::Device(device) => opened.to_device(store, device, watched).await,
+        Target::Device(device) => opened.onto_device(store, device, watched).await,
         Target::File(file) => {
             opened
-                .to_file(store, file, request.size_bytes, watched)
+                .onto_file(store, file, request.size_bytes, watched)
                 .await
         }
     }
 }
 
 impl Opened {
-    async fn to_device(
+    async fn onto_device(
         self,
         store: &Store,
         device: DeviceTarget,
@@ -117,7 +117,7 @@ impl Opened {
         Ok(())
     }
 
-    async fn to_file(
+    async fn onto_file(
         self,
         store: &Store,
         file: FileTarget,

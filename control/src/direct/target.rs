@@ -218,7 +218,9 @@ impl FileTarget {
 
 fn check_room(path: &Path, file: &File, needed_bytes: u64) -> Result<(), Failure> {
     let space = fstatvfs(file).map_err(|error| failed("inspect", path, &error.into()))?;
-    let free_bytes = u64::from(space.blocks_available()).saturating_mul(space.fragment_size());
+    let free_bytes = space
+        .blocks_available()
+        .saturating_mul(space.fragment_size());
     if free_bytes >= needed_bytes {
         return Ok(());
     }

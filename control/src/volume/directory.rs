@@ -13,7 +13,8 @@
 //! What is on disk is the truth; nothing is remembered. A folder is built in `pending` and made
 //! durable there, and one rename publishes it: the rename is what reserves the name, too, as it
 //! fails where a folder is. Removal is a rename into `trash`. So each moment a kill can hit leaves
-//! either the whole volume or something that the next open sweeps.
+//! either the whole volume or something that the next open sweeps. It sweeps what has a name and kind
+//! of ours: anything else in these folders is somebody's, and stays.
 //!
 //! This file gives the calls their order; what they do is in [`group`].
 

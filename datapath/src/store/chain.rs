@@ -124,7 +124,8 @@ impl Daemons {
                 .profile_name(name)
                 .configure(&config)
                 .build();
-            return profile.provide_credentials().await;
+            let asked = profile.provide_credentials().await;
+            return asked.map_err(|error| of_profile(name, error));
         }
         let chain = DefaultCredentialsChain::builder()
             .region(self.region.clone())
@@ -132,6 +133,19 @@ impl Daemons {
             .build()
             .await;
         chain.provide_credentials().await
+    }
+}
+
+/// What a profile lacks is told of it, for nothing else was asked.
+fn of_profile(name: &str, error: CredentialsError) -> CredentialsError {
+    match error {
+        CredentialsError::CredentialsNotLoaded(_) => {
+            CredentialsError::invalid_configuration(format!(
+                "the profile {name:?} is not in AWS's config and credentials files (~/.aws), or \
+                 has none"
+            ))
+        }
+        other => other,
     }
 }
 

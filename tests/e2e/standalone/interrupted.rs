@@ -1,16 +1,13 @@
 //! Ctrl-C: nothing is left behind, and a second one waits for nothing.
 
-use std::{
-    process::{Child, Command, Output, Stdio},
-    time::Duration,
-};
+use std::process::{Child, Command, Output, Stdio};
 
 use nix::sys::signal::Signal;
-use ringback_endpoint::HeldReplies;
+use ringback_endpoint::{Moment, Stop, Stopped};
 
 use super::Bed;
 use crate::{
-    harness::{DEADLINE, MIB, signal, wait_for},
+    harness::{MIB, signal, wait_for},
     store::{Store, fill},
 };
 
@@ -23,15 +20,14 @@ pub(super) fn start(command: &mut Command) -> Child {
         .expect("the program starts")
 }
 
-/// Withholds all replies from the moment on at which more than so many requests of an operation
-/// have come in.
-pub(super) async fn hold_when(store: &Store, operation: &str, more_than: u64) -> HeldReplies {
-    wait_for(operation, async || {
-        let held = store.endpoint.hold_replies();
-        let seen = store.endpoint.counters().requests(operation);
-        (seen > more_than).then_some(held)
+/// Withholds the replies to an operation's requests, from so many on.
+pub(super) fn stop_at(store: &Store, operation: &str, nth: u64) -> Stopped {
+    store.endpoint.stop_at(Stop {
+        operation: operation.to_owned(),
+        path_contains: String::new(),
+        nth,
+        moment: Moment::Applied,
     })
-    .await
 }
 
 async fn end(mut running: Child) -> Output {
@@ -48,85 +44,63 @@ fn assert_interrupted(output: &Output, says: &str) {
     assert!(stderr.contains(says), "{stderr}");
 }
 
-/// With a disk whose backup takes several uploads, of several parts each.
-async fn bed() -> Bed {
-    let bed = Bed::new().await;
-    let disk = bed.disk("disk.img", 640 * MIB);
-    fill(&disk, 4 * MIB, 630 * MIB, "large");
-    bed
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_backup_leaves_no_upload_behind_and_ends_with_130() {
-    let bed = bed().await;
-    for (number, by) in [(0, Signal::SIGINT), (1, Signal::SIGTERM)] {
-        let uploads = bed.store.endpoint.counters().requests("UploadPart");
-        let mut command = bed.command("backup ./disk.img s3://backups/vms/monday");
-        let running = start(&mut command);
-        let held = hold_when(&bed.store, "UploadPart", uploads + 4).await;
+    let bed = Bed::new().await;
+    let disk = bed.disk("disk.img", 700 * MIB);
+    // So large that packs, of which there are at least 64, go up in parts.
+    fill(&disk, 4 * MIB, 640 * MIB, "large");
+    for by in [Signal::SIGINT, Signal::SIGTERM] {
+        let stopped = stop_at(&bed.store, "UploadPart", 3);
+        let running = start(&mut bed.command("backup ./disk.img s3://backups/vms/monday"));
+        stopped.reached().await;
         signal(running.id(), by);
-        wait_for("an abort", async || {
-            let aborts = bed
-                .store
-                .endpoint
-                .counters()
-                .requests("AbortMultipartUpload");
-            (aborts > number).then_some(())
-        })
-        .await;
-        drop(held);
         assert_interrupted(&end(running).await, "ringback: interrupted");
+        drop(stopped);
+        // A completion that was on its way is aborted as well, and was perhaps done.
         let counters = bed.store.endpoint.counters();
-        assert_eq!(
-            counters.requests("CreateMultipartUpload"),
-            counters.requests("CompleteMultipartUpload")
-                + counters.requests("AbortMultipartUpload"),
+        let ended = counters.requests("CompleteMultipartUpload")
+            + counters.requests("AbortMultipartUpload");
+        assert!(
+            counters.requests("CreateMultipartUpload") <= ended,
             "{counters:?}"
         );
     }
-    assert_eq!(
-        bed.lines("list s3://backups/vms").len(),
-        1,
-        "the heading alone"
-    );
+
+    // A second signal does not wait for the aborts.
+    let parts = stop_at(&bed.store, "UploadPart", 3);
+    let running = start(&mut bed.command("backup ./disk.img s3://backups/vms/monday"));
+    parts.reached().await;
+    let aborts = stop_at(&bed.store, "AbortMultipartUpload", 1);
+    signal(running.id(), Signal::SIGINT);
+    aborts.reached().await;
+    signal(running.id(), Signal::SIGINT);
+    let output = end(running).await;
+    assert_eq!(output.status.code(), Some(130));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    drop((parts, aborts));
+
+    let listed = bed.lines("list s3://backups/vms");
+    assert_eq!(listed.len(), 1, "the heading alone");
     bed.lines("backup ./disk.img s3://backups/vms/monday");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_restore_leaves_no_file_behind_and_ends_with_130() {
-    let bed = bed().await;
+    let bed = Bed::new().await;
+    let disk = bed.disk("disk.img", 100 * MIB);
+    fill(&disk, 4 * MIB, 90 * MIB, "large");
     bed.lines("backup ./disk.img s3://backups/vms/monday");
     let before = bed.files();
     for by in [Signal::SIGINT, Signal::SIGTERM] {
-        let gets = bed.store.endpoint.counters().requests("GetObject");
+        let stopped = stop_at(&bed.store, "GetObject", 8);
         let running = start(&mut bed.command("restore s3://backups/vms/monday ./again.img --json"));
-        let held = hold_when(&bed.store, "GetObject", gets + 10).await;
+        stopped.reached().await;
+        assert_eq!(bed.files().len(), before.len() + 1, "it was being filled");
         signal(running.id(), by);
         let output = end(running).await;
         assert_interrupted(&output, "{\"error\":\"interrupted\",\"exit_code\":130,");
-        drop(held);
+        drop(stopped);
         assert_eq!(bed.files(), before);
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_second_signal_ends_it_at_once() {
-    let bed = bed().await;
-    let running = start(&mut bed.command("backup ./disk.img s3://backups/vms/monday"));
-    let _held = hold_when(&bed.store, "UploadPart", 4).await;
-    signal(running.id(), Signal::SIGINT);
-    wait_for("an abort", async || {
-        let aborts = bed
-            .store
-            .endpoint
-            .counters()
-            .requests("AbortMultipartUpload");
-        (aborts > 0).then_some(())
-    })
-    .await;
-    signal(running.id(), Signal::SIGINT);
-    // The aborts, whose replies are withheld, would be waited for for half a minute.
-    let ended = tokio::time::timeout(DEADLINE.min(Duration::from_secs(20)), end(running)).await;
-    let output = ended.expect("it does not wait for the store");
-    assert_eq!(output.status.code(), Some(130));
 }

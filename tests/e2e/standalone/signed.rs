@@ -68,8 +68,9 @@ async fn credentials_come_from_environment_profiles_and_processes() {
         assert!(String::from_utf8_lossy(&output.stdout).contains("monday"));
     }
 
-    let says = "no credentials for";
+    let says = "the profile \"absent\" is not in AWS's config and credentials files";
     assert_failed(&run(&mut by_profile("absent")), 4, says);
+    let says = "no credentials for http://";
     assert_failed(
         &run(&mut bare(&bed, &format!(" --endpoint {url}"))),
         4,

@@ -318,6 +318,26 @@ async fn what_a_killed_daemon_left_unfinished_is_swept() {
 }
 
 #[tokio::test]
+async fn what_has_no_name_of_ours_is_not_swept() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    drop(open(&folder).await);
+    let foreign = [
+        "pending/notes.txt",
+        "pending/lost volume",
+        "temporary/notes.txt",
+        "trash/notes",
+        "trash/01234567-89AB-4def-8123-456789abcdef",
+    ];
+    for path in foreign {
+        fs::write(folder.path().join(path), "somebody else's").expect("writes");
+    }
+    open(&folder).await;
+    for path in foreign {
+        assert!(folder.path().join(path).exists(), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_second_owner_is_refused_until_the_first_is_gone() {
     let folder = folder();
     let first = open(&folder).await;
