@@ -343,7 +343,7 @@ async fn what_changes_while_it_is_read_is_told() {
         let stopped = interrupted::stop_at(&bed.store, "PutObject", 3);
         let mut command = bed.command(&format!("backup ./disk.img {path} --memory 32"));
         let running = interrupted::start(&mut command);
-        stopped.reached().await;
+        interrupted::reached(&stopped).await;
         let file = File::options().write(true).open(&disk).expect("opens");
         change(&file).expect("changes");
         drop((file, stopped));

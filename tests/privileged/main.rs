@@ -5,4 +5,5 @@ mod backup;
 mod bed;
 mod directory;
 mod full_disk;
+mod standalone;
 mod support;

@@ -4,10 +4,11 @@ use std::process::{Child, Command, Output, Stdio};
 
 use nix::sys::signal::Signal;
 use ringback_endpoint::{Moment, Stop, Stopped};
+use tokio::time::timeout;
 
 use super::Bed;
 use crate::{
-    harness::{MIB, signal, wait_for},
+    harness::{DEADLINE, MIB, signal, wait_for},
     store::{Store, fill},
 };
 
@@ -28,6 +29,12 @@ pub(super) fn stop_at(store: &Store, operation: &str, nth: u64) -> Stopped {
         nth,
         moment: Moment::Applied,
     })
+}
+
+/// Returns when a request is stopped.
+pub(super) async fn reached(stopped: &Stopped) {
+    let reached = timeout(DEADLINE, stopped.reached()).await;
+    reached.expect("a request is stopped");
 }
 
 async fn end(mut running: Child) -> Output {
@@ -53,7 +60,7 @@ async fn an_interrupted_backup_leaves_no_upload_behind_and_ends_with_130() {
     for by in [Signal::SIGINT, Signal::SIGTERM] {
         let stopped = stop_at(&bed.store, "UploadPart", 3);
         let running = start(&mut bed.command("backup ./disk.img s3://backups/vms/monday"));
-        stopped.reached().await;
+        reached(&stopped).await;
         signal(running.id(), by);
         assert_interrupted(&end(running).await, "ringback: interrupted");
         drop(stopped);
@@ -70,10 +77,10 @@ async fn an_interrupted_backup_leaves_no_upload_behind_and_ends_with_130() {
     // A second signal does not wait for the aborts.
     let parts = stop_at(&bed.store, "UploadPart", 3);
     let running = start(&mut bed.command("backup ./disk.img s3://backups/vms/monday"));
-    parts.reached().await;
+    reached(&parts).await;
     let aborts = stop_at(&bed.store, "AbortMultipartUpload", 1);
     signal(running.id(), Signal::SIGINT);
-    aborts.reached().await;
+    reached(&aborts).await;
     signal(running.id(), Signal::SIGINT);
     let output = end(running).await;
     assert_eq!(output.status.code(), Some(130));
@@ -95,7 +102,7 @@ async fn an_interrupted_restore_leaves_no_file_behind_and_ends_with_130() {
     for by in [Signal::SIGINT, Signal::SIGTERM] {
         let stopped = stop_at(&bed.store, "GetObject", 8);
         let running = start(&mut bed.command("restore s3://backups/vms/monday ./again.img --json"));
-        stopped.reached().await;
+        reached(&stopped).await;
         assert_eq!(bed.files().len(), before.len() + 1, "it was being filled");
         signal(running.id(), by);
         let output = end(running).await;
