@@ -165,12 +165,11 @@ async fn run(cli: Cli) -> Result<(), CliError> {
 
 /// Modules of the AWS SDK that log access key ids, at debug and trace. No credential is logged,
 /// whatever `RINGBACK_LOG` says.
-const NAMING_KEYS: [&str; 5] = [
+const NAMING_KEYS: [&str; 4] = [
     "aws_runtime::auth",
     "aws_sdk_s3",
     "aws_sigv4",
-    "aws_smithy_runtime::client::orchestrator::auth",
-    "aws_smithy_runtime::client::orchestrator::endpoints",
+    "aws_smithy_runtime::client::orchestrator",
 ];
 
 /// The daemon tells what it does, other commands only what is wrong, and not beside JSON.

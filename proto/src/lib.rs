@@ -33,15 +33,20 @@ pub mod ringback {
 /// The schemas as published, an encoded `FileDescriptorSet`, for server reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
-/// Shows where, never with what credentials.
+/// Shows where, never with what credentials, also where they do not belong.
 impl fmt::Debug for lvmd::data_source::S3 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("S3")
-            .field("path", &self.path)
-            .field("endpoint", &self.endpoint)
+            .field("path", &bare(&self.path))
+            .field("endpoint", &bare(&self.endpoint))
             .field("verify_tls", &self.verify_tls)
             .finish_non_exhaustive()
     }
+}
+
+/// The text from its last `@` on: what stands before a host can be credentials.
+fn bare(text: &str) -> &str {
+    text.rfind('@').map_or(text, |at| &text[at..])
 }
 
 /// Leaves field 5 out: undecoded, it may hold credentials.

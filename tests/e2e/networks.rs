@@ -381,6 +381,7 @@ async fn what_is_wrong_with_the_way_is_said() {
         failures(&client, "three", &nowhere),
     );
     assert_all_say(&by_proxy, &proxy_says);
+    assert!(!daemon.log().contains(WRONG_PASSWORD));
     assert_all_say(&nobody, "the connection was refused; nobody listens there");
     assert_all_say(
         &nowhere,

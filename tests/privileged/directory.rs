@@ -254,7 +254,11 @@ async fn a_resize_that_was_cut_off_reaches_the_device_at_the_next_start() {
 async fn what_is_swept_at_the_start_is_detached_first() {
     let folder = Folder::on_tmp();
     drop(folder.open().await);
-    for image in ["pending/restoring/image", "trash/1/image", "temporary/2"] {
+    for image in [
+        "pending/restoring/image",
+        "trash/01234567-89ab-4def-8123-456789abcdef/image",
+        "temporary/11234567-89ab-4def-8123-456789abcdef",
+    ] {
         let image = folder.path.join(image);
         fs::create_dir_all(image.parent().expect("has a parent")).expect("makes folders");
         File::create(&image)
