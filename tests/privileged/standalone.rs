@@ -63,6 +63,12 @@ impl Loop {
 
 impl Drop for Loop {
     fn drop(&mut self) {
+        // The kernel keeps a partition that it did not find by itself for whoever comes next.
+        let _ = Command::new("delpart")
+            .arg(&self.device)
+            .arg("1")
+            .stderr(Stdio::null())
+            .status();
         let _ = Command::new("losetup")
             .arg("--detach")
             .arg(&self.device)
