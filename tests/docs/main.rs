@@ -7,6 +7,8 @@ use std::{
     process::Command,
 };
 
+use ringback::config::Config;
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -146,4 +148,82 @@ fn the_exit_codes_on_the_page_are_those_of_the_program() {
     let codes = help[start..].trim_end();
     assert!(codes.lines().count() > 5, "{codes}");
     assert!(read("docs/operations/command-line.md").contains(codes));
+}
+
+/// The section of a page under this heading.
+fn section<'a>(page: &'a str, heading: &str) -> &'a str {
+    let start = page.find(heading).unwrap_or_else(|| panic!("no {heading}"));
+    let section = &page[start + heading.len()..];
+    section.find("\n## ").map_or(section, |end| &section[..end])
+}
+
+/// Cells of the rows of a table whose first cell is code.
+fn rows(section: &str) -> Vec<Vec<&str>> {
+    section
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect()
+}
+
+/// Keys in a cell: those between backquotes.
+fn keys(cell: &str) -> Vec<String> {
+    let keys = cell.split('`').skip(1).step_by(2);
+    keys.map(|key| key.trim_end_matches("[]").to_owned())
+        .collect()
+}
+
+/// The keys that the configuration has where `nonsense` stands in this text.
+fn known_keys(text: &str) -> Vec<String> {
+    let refused = Config::parse(text)
+        .expect_err("nonsense is no key")
+        .to_string();
+    let (_, known) = refused.split_once("known keys are ").expect(&refused);
+    known.split(", ").map(str::to_owned).collect()
+}
+
+#[test]
+fn the_page_of_the_configuration_has_every_key_and_no_other() {
+    let page = read("docs/operations/configuration.md");
+    for (heading, text) in [
+        ("# Configuration", "nonsense: 1"),
+        ("## `device-classes[]`", "device-classes: [{nonsense: 1}]"),
+        ("## `s3`", "s3: {nonsense: 1}"),
+        ("## `datapath`", "datapath: {nonsense: 1}"),
+    ] {
+        let table = rows(section(&page, heading));
+        let mut documented: Vec<String> = table.iter().flat_map(|row| keys(row[0])).collect();
+        // Sections that have no table of their own are documented by their keys.
+        for key in &mut documented {
+            key.truncate(key.find('.').unwrap_or(key.len()));
+        }
+        documented.dedup();
+        documented.sort();
+        documented.dedup();
+        let mut known = known_keys(text);
+        known.sort();
+        assert_eq!(documented, known, "{heading}");
+    }
+}
+
+#[test]
+fn the_page_of_the_configuration_has_the_defaults_and_ranges_that_hold() {
+    let page = read("docs/operations/configuration.md");
+    let class = "device-classes: [{name: a, default: true, directory: /a}]\n";
+    let parse = |datapath: &str| Config::parse(&format!("{class}datapath: {{{datapath}}}\n"));
+    let without = parse("").expect("valid");
+    let table = rows(section(&page, "## `datapath`"));
+    assert!(table.len() >= 8, "the table was read: {table:?}");
+    for row in table {
+        let (key, default, range) = (&keys(row[0])[0], row[1].trim_matches('`'), row[2]);
+        let told = parse(&format!("{key}: {default}")).expect(key);
+        assert_eq!(told.datapath, without.datapath, "{key}");
+        if range.contains(" to ") {
+            let refused = parse(&format!("{key}: 99999999"))
+                .expect_err(key)
+                .to_string();
+            let sentence = format!("datapath.{key} is 99999999; it should be {range}");
+            assert!(refused.contains(&sentence), "{refused}");
+        }
+    }
 }

@@ -113,6 +113,34 @@ async fn a_stores_own_authority_is_trusted_where_the_operator_names_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_self_signed_certificate_is_trusted_by_itself_unless_it_is_an_authoritys() {
+    let store = Store::start().await;
+    let own = Identity::self_signed(&["localhost"]);
+    let authoritys = Identity::self_signed_authority(&["localhost"]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let bundle = folder.path().join("certificates.pem");
+    fs::write(&bundle, format!("{}{}", own.pem(), authoritys.pem())).expect("writes them");
+    let daemon = Daemon::with(|folder| {
+        let s3 = format!("s3: {{ ca-file: {} }}\n", bundle.display());
+        class("fast", folder, 0, true) + &s3
+    });
+    let client = daemon.client().await;
+    let port = tls_in_front_of(&store.endpoint.url(), own).await;
+    assert_round_trip(
+        &client,
+        &through(&store, &format!("https://localhost:{port}")),
+    )
+    .await;
+    let port = tls_in_front_of(&store.endpoint.url(), authoritys).await;
+    let told = final_failures(
+        &client,
+        &through(&store, &format!("https://localhost:{port}")),
+    )
+    .await;
+    assert_all_say(&told, "its certificate is an authority's own (CA:TRUE)");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_cannot_be_verified_is_refused_at_once_and_taken_without_verification() {
     let (store, authority) = (Store::start().await, Authority::new());
     let folder = tempfile::tempdir().expect("a folder");

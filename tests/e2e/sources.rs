@@ -16,7 +16,7 @@ use crate::{
 type Change = fn(&mut S3);
 
 /// What can be wrong with where and how, and what the sentence says; it begins with the field.
-const MALFORMED: [(Change, &str); 21] = [
+const MALFORMED: [(Change, &str); 33] = [
     (|s3| s3.path = String::new(), "path \"\" is empty"),
     (
         |s3| s3.path = "s3://backups".into(),
@@ -70,6 +70,54 @@ const MALFORMED: [(Change, &str); 21] = [
     (
         |s3| s3.endpoint = "http://id:hush@host".into(),
         "endpoint \"http://***@host\" has",
+    ),
+    (
+        |s3| s3.endpoint = "http://host?region=x".into(),
+        "endpoint \"http://host?region=x\" has a path or query",
+    ),
+    (
+        |s3| s3.endpoint = "http://:9000".into(),
+        "endpoint \"http://:9000\"",
+    ),
+    (
+        |s3| s3.endpoint = "http://host:0".into(),
+        "endpoint \"http://host:0\" has a port that is none; a port is a number from 1 to 65535",
+    ),
+    (
+        |s3| s3.endpoint = "http://host:70000".into(),
+        "endpoint \"http://host:70000\" has a port that is none",
+    ),
+    (
+        |s3| s3.endpoint = "http://host:".into(),
+        "endpoint \"http://host:\" has a port that is none",
+    ),
+    (
+        |s3| s3.endpoint = "http://[::1]:0".into(),
+        "endpoint \"http://[::1]:0\" has a port that is none",
+    ),
+    (
+        |s3| s3.endpoint = "http://[::1".into(),
+        "endpoint \"http://[::1\" is not a URL",
+    ),
+    (
+        |s3| s3.endpoint = "http://ho st".into(),
+        "endpoint \"http://ho st\" is not a URL",
+    ),
+    (
+        |s3| s3.https_proxy = "http://hush:hu/sh@proxy:1".into(),
+        "https_proxy \"http://***@proxy:1\" has a path, query or fragment",
+    ),
+    (
+        |s3| s3.https_proxy = "http://hush:12/hush@proxy".into(),
+        "https_proxy \"http://***@proxy\" has a path, query or fragment",
+    ),
+    (
+        |s3| s3.http_proxy = "http://hush:hush@proxy:70000".into(),
+        "http_proxy \"http://***@proxy:70000\" has a port that is none",
+    ),
+    (
+        |s3| s3.http_proxy = "http://proxy/path".into(),
+        "http_proxy \"http://proxy/path\" has a path",
     ),
     (
         |s3| s3.http_proxy = "proxy".into(),

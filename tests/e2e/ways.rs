@@ -12,7 +12,8 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
+    BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, IsCa, Issuer,
+    KeyPair,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional},
@@ -69,7 +70,7 @@ impl Authority {
     fn sign(&self, params: &CertificateParams) -> Identity {
         let key = KeyPair::generate().expect("a key");
         let signed = params.signed_by(&key, &self.issuer);
-        Identity::new(signed.expect("a certificate").der(), &key)
+        Identity::new(&signed.expect("a certificate"), &key)
     }
 }
 
@@ -77,19 +78,36 @@ impl Authority {
 pub(crate) struct Identity {
     certificate: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
+    pem: String,
 }
 
 impl Identity {
     /// One that nobody vouches for.
     pub(crate) fn self_signed(names: &[&str]) -> Self {
-        let key = KeyPair::generate().expect("a key");
-        let certificate = parameters(names).self_signed(&key).expect("a certificate");
-        Self::new(certificate.der(), &key)
+        Self::by_itself(&parameters(names))
     }
 
-    fn new(certificate: &CertificateDer<'static>, key: &KeyPair) -> Self {
+    /// The same, which says that it is an authority's, as `openssl req -x509` makes them.
+    pub(crate) fn self_signed_authority(names: &[&str]) -> Self {
+        let mut params = parameters(names);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self::by_itself(&params)
+    }
+
+    /// As an operator writes it into a file.
+    pub(crate) fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    fn by_itself(params: &CertificateParams) -> Self {
+        let key = KeyPair::generate().expect("a key");
+        Self::new(&params.self_signed(&key).expect("a certificate"), &key)
+    }
+
+    fn new(certificate: &Certificate, key: &KeyPair) -> Self {
         Self {
-            certificate: certificate.clone(),
+            certificate: certificate.der().clone(),
+            pem: certificate.pem(),
             key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
         }
     }

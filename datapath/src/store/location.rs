@@ -2,13 +2,12 @@
 //!
 //! Everything here is checked once, when it is parsed; the rest of the crate trusts the types.
 
-use std::{fmt, str::Utf8Error};
+use std::fmt;
 
-use base64::prelude::{BASE64_STANDARD, Engine as _};
-use http::{HeaderValue, Uri};
-use percent_encoding::percent_decode_str;
+use http::Uri;
 use zeroize::Zeroizing;
 
+pub use super::proxy::Proxy;
 use super::tls::Authorities;
 
 /// Path components that the repository format takes for itself.
@@ -203,7 +202,7 @@ fn invalid_path(path: &str, reason: String) -> InvalidLocation {
 }
 
 /// The text with anything between a scheme (or the start) and an `@` replaced.
-fn without_user_info(text: &str) -> String {
+pub(super) fn without_user_info(text: &str) -> String {
     match text.rfind('@') {
         Some(at) => {
             let start = text.find("://").map_or(0, |scheme| scheme + 3).min(at);
@@ -253,88 +252,11 @@ impl Endpoint {
     }
 }
 
-/// A proxy: `http(s)://[user:password@]host[:port]`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Proxy {
-    address: Uri,
-    /// `user:password`, as basic authentication has it.
-    login: Option<Secret>,
-}
-
-impl Proxy {
-    /// Parses a proxy's address; the empty text is `None`. `field` is named in errors. User and
-    /// password are percent-encoded, as everywhere in URLs.
-    pub fn parse(field: &'static str, proxy: &str) -> Result<Option<Self>, InvalidLocation> {
-        if proxy.is_empty() {
-            return Ok(None);
-        }
-        let refuse = |reason: &str| InvalidLocation {
-            field,
-            value: without_user_info(proxy),
-            reason: reason.to_owned(),
-        };
-        let (login, without_login) = split_login(proxy);
-        let wants = "http(s)://[user:password@]host:port";
-        let address =
-            http_uri(field, &without_login, wants).map_err(|invalid| refuse(&invalid.reason))?;
-        if address.query().is_some() || !matches!(address.path(), "" | "/") || proxy.contains('#') {
-            return Err(refuse(
-                "has a path, query or fragment; it should be http(s)://[user:password@]host:port, \
-                 where '/', '?', '#', '@' and '%' in user and password are written %2F, %3F, %23, \
-                 %40 and %25",
-            ));
-        }
-        Ok(Some(Self {
-            address,
-            login: login
-                .map(decode_login)
-                .transpose()
-                .map_err(|_| refuse("has a user or password that is not UTF-8"))?,
-        }))
-    }
-
-    /// Where it is, without user and password.
-    pub(crate) fn address(&self) -> &Uri {
-        &self.address
-    }
-
-    /// What it is told, if it wants to know who comes.
-    pub(crate) fn authorization(&self) -> Option<HeaderValue> {
-        let login = self.login.as_ref()?;
-        let encoded = Zeroizing::new(BASE64_STANDARD.encode(login.reveal()));
-        let basic = Zeroizing::new(format!("Basic {}", *encoded));
-        let mut value = HeaderValue::from_str(&basic).expect("base64 fits into a header");
-        value.set_sensitive(true);
-        Some(value)
-    }
-}
-
-/// Shows neither user nor password.
-impl fmt::Debug for Proxy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Proxy({})", self.address)
-    }
-}
-
-/// What stands before the host of a URL, and the URL without it.
-fn split_login(url: &str) -> (Option<&str>, String) {
-    let host = url.find("://").map_or(0, |scheme| scheme + 3);
-    let (scheme, rest) = url.split_at(host);
-    let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    match authority.rsplit_once('@') {
-        Some((login, host)) => (Some(login), format!("{scheme}{host}{tail}")),
-        None => (None, url.to_owned()),
-    }
-}
-
-fn decode_login(login: &str) -> Result<Secret, Utf8Error> {
-    let (user, password) = login.split_once(':').unwrap_or((login, ""));
-    let user = percent_decode_str(user).decode_utf8()?;
-    let password = Zeroizing::new(percent_decode_str(password).decode_utf8()?.into_owned());
-    Ok(Secret::new(format!("{user}:{}", *password)))
-}
-
-fn http_uri(field: &'static str, value: &str, wants: &'static str) -> Result<Uri, InvalidLocation> {
+pub(super) fn http_uri(
+    field: &'static str,
+    value: &str,
+    wants: &'static str,
+) -> Result<Uri, InvalidLocation> {
     let refuse = |reason: String| InvalidLocation {
         field,
         value: without_user_info(value),
@@ -480,15 +402,5 @@ mod tests {
             let error = Endpoint::parse(bad).expect_err(bad).to_string();
             assert!(!error.contains("u:p"), "{error}");
         }
-    }
-
-    #[test]
-    fn neither_secrets_nor_proxy_passwords_print() {
-        let proxy = Proxy::parse("http_proxy", "http://user:pass@proxy:3128").expect("valid");
-        let shown = format!("{proxy:?} {:?}", Secret::new("hunter2"));
-        assert!(
-            !shown.contains("pass") && !shown.contains("hunter2"),
-            "{shown}"
-        );
     }
 }

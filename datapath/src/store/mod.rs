@@ -13,6 +13,7 @@ pub(crate) mod fake;
 pub mod location;
 mod payload;
 mod proxies;
+mod proxy;
 mod region;
 pub mod s3;
 mod throttle;

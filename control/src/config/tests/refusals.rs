@@ -34,6 +34,43 @@ fn an_unknown_key_is_named_with_its_line_and_its_neighbours() {
 }
 
 #[test]
+fn a_file_of_authorities_that_cannot_be_used_is_named_with_what_it_should_be() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("ca.pem").display().to_string();
+    let refusal = || refusal(&class_with(&format!("s3: {{ca-file: {path}}}\n")));
+    let begins = format!("s3.ca-file {path}: ");
+    for (content, says) in [
+        (None, "cannot be read: No such file or directory"),
+        (
+            Some(""),
+            "has no certificate; it should have those of one or more authorities",
+        ),
+        (Some("not PEM at all"), "has no certificate"),
+        (
+            Some("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"),
+            "has no certificate",
+        ),
+        (
+            Some("-----BEGIN CERTIFICATE-----\n????\n-----END CERTIFICATE-----\n"),
+            "is not in PEM form",
+        ),
+        (
+            Some("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+            "certificate 1 in it cannot be used",
+        ),
+    ] {
+        if let Some(content) = content {
+            std::fs::write(&path, content).expect("writes the file");
+        }
+        let refusal = refusal();
+        assert!(refusal.starts_with(&begins), "{refusal}");
+        assert!(refusal.contains(says), "{says}: {refusal}");
+    }
+    let empty = Config::parse(&class_with("s3: {ca-file: ''}\n")).expect("means none");
+    assert_eq!(empty.s3, S3Settings::default());
+}
+
+#[test]
 fn a_wrong_type_is_named_with_its_line_and_what_would_be_right() {
     for (keys, says) in [
         (
