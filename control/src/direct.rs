@@ -19,7 +19,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
@@ -36,37 +36,10 @@ pub struct Watched {
     /// Counters of the data path.
     pub progress: Arc<Progress>,
     /// How far a target is cleared.
-    pub zeroing: Arc<Zeroing>,
+    pub zeroing: Arc<Progress>,
     /// Ends it before its end.
     pub stop: Stop,
     spoiled: AtomicBool,
-}
-
-/// Counters of the zeroing that comes before a restore to a device.
-#[derive(Default)]
-pub struct Zeroing {
-    done_bytes: AtomicU64,
-    total_bytes: AtomicU64,
-}
-
-impl Zeroing {
-    /// Bytes that read as zeros now.
-    pub fn done_bytes(&self) -> u64 {
-        self.done_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Bytes there are to zero; 0 until known.
-    pub fn total_bytes(&self) -> u64 {
-        self.total_bytes.load(Ordering::Relaxed)
-    }
-
-    fn set_total(&self, bytes: u64) {
-        self.total_bytes.store(bytes, Ordering::Relaxed);
-    }
-
-    fn add_done(&self, bytes: u64) {
-        self.done_bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
 }
 
 impl Watched {

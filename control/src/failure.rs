@@ -69,12 +69,11 @@ impl From<DatapathError> for Failure {
             ErrorKind::TooSmall => Code::OutOfRange,
             ErrorKind::Unsupported => Code::FailedPrecondition,
             ErrorKind::Local => Code::Internal,
-            ErrorKind::Stopped => Code::Aborted,
+            ErrorKind::Stopped => {
+                let why = "cancelled: the volume was removed, or the daemon is stopping";
+                return Self::new(Code::Aborted, why);
+            }
         };
-        if code == Code::Aborted {
-            let why = "cancelled: the volume was removed, or the daemon is stopping";
-            return Self::new(code, why);
-        }
         Self::new(code, error.to_string())
     }
 }

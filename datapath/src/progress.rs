@@ -26,7 +26,8 @@ impl Progress {
         self.volume_io_bytes.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn set_total(&self, bytes: u64) {
+    /// Tells how many bytes there are to deal with.
+    pub fn set_total(&self, bytes: u64) {
         self.total_bytes.store(bytes, Ordering::Relaxed);
     }
 
@@ -34,7 +35,8 @@ impl Progress {
         self.done_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    pub(crate) fn add_done(&self, bytes: u64) {
+    /// Counts bytes that have been dealt with.
+    pub fn add_done(&self, bytes: u64) {
         self.done_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 

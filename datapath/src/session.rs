@@ -52,18 +52,13 @@ impl Session {
             let id = SessionId::of(repository.id(), volume_identity, parent_commit, run);
             let of_this_run = packs_of(repository, id).await?;
             give_up_uploads(repository, id).await;
-            if of_this_run.is_empty() || run == RUNS_MAX {
-                left.extend(of_this_run);
+            let is_ours = of_this_run.is_empty() || run == RUNS_MAX;
+            left.extend(of_this_run);
+            if is_ours {
                 return Ok(Self { id, left });
             }
-            left.extend(of_this_run);
         }
         unreachable!("a u32 passes RUNS_MAX")
-    }
-
-    /// Whether an earlier run left this pack.
-    pub fn adopts(&self, pack: &PackName) -> bool {
-        self.left.contains_key(pack)
     }
 
     /// How many packs earlier runs left, and their bytes.

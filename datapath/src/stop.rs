@@ -37,11 +37,6 @@ impl Stop {
         *self.0.borrow() > Wish::GoOn
     }
 
-    /// Resolves when the end is asked for, one way or the other.
-    pub async fn asked(&self) {
-        self.wished(Wish::WindUp).await;
-    }
-
     /// Does `work`, unless the end is asked for first, one way or the other.
     pub async fn unless_asked<T, E: From<Error>>(
         &self,

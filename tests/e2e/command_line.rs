@@ -48,22 +48,13 @@ impl Bed {
     /// The lines of a command that must succeed and have nothing to complain of.
     #[track_caller]
     fn lines(&self, arguments: &str) -> Vec<String> {
-        let output = self.run(arguments);
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{arguments}: {stderr}");
-        assert_eq!(stderr, "", "{arguments}");
-        let stdout = String::from_utf8(output.stdout).expect("it prints text");
-        stdout.lines().map(str::to_owned).collect()
+        lines(arguments, self.run(arguments))
     }
 
     /// What a command prints with `--json`: one value on one line.
     #[track_caller]
     fn json(&self, arguments: &str) -> Value {
-        let lines = self.lines(&format!("{arguments} --json"));
-        let [line] = &lines[..] else {
-            panic!("{arguments}: not one line: {lines:?}");
-        };
-        serde_json::from_str(line).expect("it is JSON")
+        json(arguments, self.run(&format!("{arguments} --json")))
     }
 
     #[track_caller]
@@ -71,6 +62,26 @@ impl Bed {
         assert_failed(&self.run(arguments), code, says);
         assert_failed_as_json(&self.run(&format!("{arguments} --json")), code, says);
     }
+}
+
+/// The lines of a command that must have succeeded and have nothing to complain of.
+#[track_caller]
+pub(crate) fn lines(arguments: &str, output: Output) -> Vec<String> {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments}: {stderr}");
+    assert_eq!(stderr, "", "{arguments}");
+    let stdout = String::from_utf8(output.stdout).expect("it prints text");
+    stdout.lines().map(str::to_owned).collect()
+}
+
+/// What such a command printed with `--json`: one value on one line.
+#[track_caller]
+pub(crate) fn json(arguments: &str, output: Output) -> Value {
+    let lines = lines(arguments, output);
+    let [line] = &lines[..] else {
+        panic!("{arguments}: not one line: {lines:?}");
+    };
+    serde_json::from_str(line).expect("it is JSON")
 }
 
 /// One object on one line, with the same sentence and code.

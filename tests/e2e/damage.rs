@@ -3,37 +3,34 @@
 use std::{
     fs::{self, File},
     os::unix::fs::FileExt,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
-use ringback_endpoint::{Backing, Options};
 use ringback_proto::{control::JobPhase, lvmd::data_source::S3};
-use tempfile::TempDir;
 use tonic::{Code, Status};
 
 use crate::{
     client::{Client, assert_refused, asynchronous, backup, synchronous},
     harness::{Daemon, GIB, MIB},
+    objects::{Objects, object_bytes},
     store::{Store, assert_same_content, fill},
 };
 
 /// Bytes before the first record of a pack, and before the body of a small object.
 const HEADER_BYTES: u64 = 32;
-/// Magic at the end of the endpoint's files, the object's length, and the attributes' before it.
-const TRAILER_BYTES: usize = 8 + 8 + 4;
 
 /// A daemon with a volume `data`, and a store of files with its backup.
 struct Bed {
     daemon: Daemon,
     client: Client,
     store: Store,
-    objects: TempDir,
+    objects: Objects,
 }
 
 impl Bed {
     async fn new() -> Self {
-        let objects = tempfile::tempdir().expect("a folder");
-        let (daemon, store) = (Daemon::start(), Store::in_folder(objects.path()).await);
+        let objects = Objects::new();
+        let (daemon, store) = (Daemon::start(), objects.store().await);
         let client = daemon.client().await;
         let volume = client.create("data", 32 * MIB).await;
         fill(&volume.path, MIB, 12 * MIB, "content");
@@ -46,36 +43,11 @@ impl Bed {
         }
     }
 
-    /// The objects whose names in the repository begin so.
-    fn objects(&self, kind: &str) -> Vec<PathBuf> {
-        let prefix = format!("team/{kind}").replace('/', "%2F");
-        let entries = fs::read_dir(self.objects.path().join("backups")).expect("lists the bucket");
-        let paths = entries.map(|entry| entry.expect("has an entry").path());
-        let mut found: Vec<PathBuf> = paths
-            .filter(|path| {
-                let name = path.file_name().expect("has a name").to_string_lossy();
-                name.starts_with(&prefix)
-            })
-            .collect();
-        found.sort();
-        assert!(!found.is_empty(), "no object is a {kind}");
-        found
-    }
-
     /// The store as another process would find it: with what the files are now.
     async fn reopen(&mut self) {
-        let options = Options {
-            access_key_id: Some(self.store.endpoint.access_key_id().to_owned()),
-            secret_access_key: Some(self.store.endpoint.secret_access_key().to_owned()),
-            backing: Backing::Folder(self.objects.path().to_owned()),
-            ..Options::default()
-        };
         let elsewhere = Store::start().await;
-        std::mem::replace(&mut self.store, elsewhere)
-            .endpoint
-            .shutdown()
-            .await;
-        self.store = Store::with(options).await;
+        let store = std::mem::replace(&mut self.store, elsewhere);
+        self.store = self.objects.reopened(store).await;
     }
 
     async fn restore(&self, s3: &S3) -> Result<(), Status> {
@@ -125,17 +97,6 @@ pub(crate) fn flip(file: &Path, at: u64) {
         .expect("writes the object");
 }
 
-/// Length of the object in a file of the endpoint.
-pub(crate) fn object_bytes(file: &Path) -> u64 {
-    let file = File::open(file).expect("opens the object");
-    let end = file.metadata().expect("has a length").len();
-    let mut trailer = [0; TRAILER_BYTES];
-    file.read_exact_at(&mut trailer, end - TRAILER_BYTES as u64)
-        .expect("reads the trailer");
-    assert_eq!(&trailer[12..], b"rbobject");
-    u64::from_le_bytes(trailer[4..12].try_into().expect("eight bytes"))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_bit_anywhere_is_data_loss_and_mended_it_restores() {
     let bed = Bed::new().await;
@@ -151,7 +112,7 @@ async fn a_flipped_bit_anywhere_is_data_loss_and_mended_it_restores() {
         ("log/", None, "the object log/0000000000000001"),
         ("repository", Some(HEADER_BYTES), "the object repository"),
     ] {
-        let file = &bed.objects(kind)[0];
+        let file = &bed.objects.of_kind(kind)[0];
         let at = at.unwrap_or(object_bytes(file) / 2);
         flip(file, at);
         bed.assert_fails(&s3, Code::DataLoss, says).await;
@@ -172,7 +133,7 @@ async fn a_flipped_bit_anywhere_is_data_loss_and_mended_it_restores() {
 async fn a_missing_pack_is_data_loss() {
     for (kind, says) in [("data/", "is missing"), ("tree/", "is missing")] {
         let mut bed = Bed::new().await;
-        for file in bed.objects(kind) {
+        for file in bed.objects.of_kind(kind) {
             fs::remove_file(file).expect("removes the object");
         }
         bed.reopen().await;
@@ -189,7 +150,7 @@ async fn a_gap_in_the_log_is_data_loss_for_every_backup() {
             .end_of(&backup(name, "data", &bed.store.s3(name)))
             .await;
     }
-    fs::remove_file(&bed.objects("log/")[1]).expect("removes the entry of tuesday");
+    fs::remove_file(&bed.objects.of_kind("log/")[1]).expect("removes the entry of tuesday");
     bed.reopen().await;
     for name in ["monday", "tuesday", "wednesday"] {
         let s3 = bed.store.s3(name);
@@ -269,7 +230,7 @@ async fn a_volume_that_is_too_small_or_finds_no_room_is_refused() {
 async fn a_failure_is_told_once_and_then_the_restore_starts_anew() {
     let bed = Bed::new().await;
     let s3 = bed.store.s3("monday");
-    let file = &bed.objects("data/")[0];
+    let file = &bed.objects.of_kind("data/")[0];
     flip(file, object_bytes(file) / 2);
     bed.client
         .restore("again", 1, &asynchronous(&s3))

@@ -8,7 +8,7 @@ mod command_line;
 mod concurrency;
 mod damage;
 mod faults;
-#[allow(dead_code, reason = "the kill tests ask for more")]
+#[expect(dead_code, reason = "the kill tests ask for more")]
 mod harness;
 mod networks;
 mod objects;

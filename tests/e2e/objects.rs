@@ -1,6 +1,9 @@
 //! A store whose objects are files that a test can look at, change and lose.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use ringback_endpoint::{Backing, Options};
 use tempfile::TempDir;
@@ -60,29 +63,42 @@ impl Objects {
 
     /// Changes the first object whose name in the repository begins so.
     pub(crate) fn change(&self, kind: &str, change: fn(&mut Vec<u8>)) -> Whole {
-        let file = self.first(kind);
+        let file = self.of_kind(kind).remove(0);
         let bytes = fs::read(&file).expect("reads the object");
         fs::write(&file, changed(&bytes, change)).expect("writes the object");
         Whole { file, bytes }
     }
 
-    fn first(&self, kind: &str) -> PathBuf {
+    /// The files of the objects whose names in the repository begin so, of which there are some.
+    pub(crate) fn of_kind(&self, kind: &str) -> Vec<PathBuf> {
         let prefix = format!("team/{kind}").replace('/', "%2F");
         let is_kind = |path: &PathBuf| {
             let name = path.file_name().expect("has a name").to_string_lossy();
             name.starts_with(&prefix)
         };
-        let found = self.names().into_iter().find(is_kind);
-        found.unwrap_or_else(|| panic!("no object is a {kind}"))
+        let found: Vec<PathBuf> = self.names().into_iter().filter(is_kind).collect();
+        assert!(!found.is_empty(), "no object is a {kind}");
+        found
     }
 }
 
-/// The endpoint's file of the changed object.
-fn changed(file: &[u8], change: fn(&mut Vec<u8>)) -> Vec<u8> {
+/// Length of the object in a file of the endpoint.
+pub(crate) fn object_bytes(file: &Path) -> u64 {
+    parts(&fs::read(file).expect("reads the object")).0.len() as u64
+}
+
+/// An endpoint's file: the object, its attributes, and the trailer.
+fn parts(file: &[u8]) -> (&[u8], &[u8], &[u8]) {
     let (body, trailer) = file.split_at(file.len() - TRAILER_BYTES);
     assert_eq!(&trailer[12..], b"rbobject");
     let object_bytes = u64::from_le_bytes(trailer[4..12].try_into().expect("eight bytes"));
     let (object, attributes) = body.split_at(usize::try_from(object_bytes).expect("small"));
+    (object, attributes, trailer)
+}
+
+/// The endpoint's file of the changed object.
+fn changed(file: &[u8], change: fn(&mut Vec<u8>)) -> Vec<u8> {
+    let (object, attributes, trailer) = parts(file);
     let mut object = object.to_vec();
     change(&mut object);
     let bytes = object.len() as u64;

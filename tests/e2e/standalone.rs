@@ -15,9 +15,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    command_line::{assert_failed, assert_failed_as_json},
-    damage::{flip, object_bytes},
+    command_line::{self, assert_failed, assert_failed_as_json},
+    damage::flip,
     harness::{MIB, ringback, run},
+    objects::object_bytes,
     store::{Store, allocated_bytes, assert_same_content, fill},
 };
 
@@ -82,21 +83,12 @@ impl Bed {
     /// The lines of a command that must succeed and have nothing to complain of.
     #[track_caller]
     fn lines(&self, arguments: &str) -> Vec<String> {
-        let output = self.run(arguments);
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{arguments}: {stderr}");
-        assert_eq!(stderr, "", "{arguments}");
-        let stdout = String::from_utf8(output.stdout).expect("it prints text");
-        stdout.lines().map(str::to_owned).collect()
+        command_line::lines(arguments, self.run(arguments))
     }
 
     #[track_caller]
     fn json(&self, arguments: &str) -> Value {
-        let lines = self.lines(&format!("{arguments} --json"));
-        let [line] = &lines[..] else {
-            panic!("{arguments}: not one line: {lines:?}");
-        };
-        serde_json::from_str(line).expect("it is JSON")
+        command_line::json(arguments, self.run(&format!("{arguments} --json")))
     }
 
     /// Asserts that a command fails with this code and sentence, and leaves the folder as it was.

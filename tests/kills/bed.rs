@@ -198,7 +198,7 @@ impl Bed {
                 .or_default() += 1;
         }
         let after = self.store.endpoint.counters();
-        for phase in Phase::ALL {
+        for phase in Phase::all() {
             if let [(operation, _)] = phase.requests() {
                 let requests = after.requests(operation) - before.requests(operation);
                 // Not all of them are of the path that is meant: these come again and again.

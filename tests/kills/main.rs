@@ -7,23 +7,23 @@
 
 mod bed;
 #[path = "../e2e/client.rs"]
-#[allow(dead_code, reason = "the end-to-end tests ask for more")]
+#[expect(dead_code, reason = "the end-to-end tests ask for more")]
 mod client;
 #[cfg(feature = "privileged")]
 mod devices;
 #[path = "../e2e/harness.rs"]
-#[allow(dead_code, reason = "the end-to-end tests ask for more")]
+#[expect(dead_code, reason = "the end-to-end tests ask for more")]
 mod harness;
 mod jobs;
 mod phase;
 mod place;
 mod plan;
 #[path = "../e2e/store.rs"]
-#[allow(dead_code, reason = "the end-to-end tests ask for more")]
+#[expect(dead_code, reason = "the end-to-end tests ask for more")]
 mod store;
 #[cfg(feature = "privileged")]
 #[path = "../privileged/support.rs"]
-#[allow(dead_code, reason = "the privileged tests ask for more")]
+#[expect(dead_code, reason = "the privileged tests ask for more")]
 mod support;
 mod sweeps;
 mod tracer;

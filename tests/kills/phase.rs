@@ -55,24 +55,14 @@ impl Phase {
     pub(crate) const OF_RESTORES: [Phase; 4] = [Pending, Fetch, Write, Rename];
     pub(crate) const OF_CALLS: [Phase; 4] = [Create, Remove, Resize, Snapshots];
 
-    pub(crate) const ALL: [Phase; 16] = [
-        Snapshot,
-        Read,
-        Part,
-        Complete,
-        Description,
-        LogPut,
-        Release,
-        Pending,
-        Fetch,
-        Write,
-        Rename,
-        Sweep,
-        Create,
-        Remove,
-        Resize,
-        Snapshots,
-    ];
+    /// Every phase.
+    pub(crate) fn all() -> impl Iterator<Item = Phase> {
+        Self::OF_BACKUPS
+            .into_iter()
+            .chain(Self::OF_RESTORES)
+            .chain([Sweep])
+            .chain(Self::OF_CALLS)
+    }
 
     fn name(self) -> &'static str {
         match self {
@@ -96,7 +86,7 @@ impl Phase {
     }
 
     pub(crate) fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|phase| phase.name() == name)
+        Self::all().find(|phase| phase.name() == name)
     }
 
     /// The requests that this phase consists of, by operation and part of their path; none when

@@ -126,6 +126,12 @@ impl From<tonic::Status> for CliError {
     }
 }
 
+impl From<ringback_datapath::error::Error> for CliError {
+    fn from(error: ringback_datapath::error::Error) -> Self {
+        Failure::from(error).into()
+    }
+}
+
 impl From<Failure> for CliError {
     fn from(failure: Failure) -> Self {
         Self::new(Exit::of(failure.code), failure.message)

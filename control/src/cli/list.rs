@@ -32,7 +32,7 @@ fn long_help(example: &str) -> String {
 async fn log_of(path: &RepositoryPath, store: &StoreArgs) -> Result<Log, CliError> {
     let config = store.config()?;
     let store = Store::connect(path, &config, DatapathSettings::default()).await;
-    let (_, log) = store.open().await.map_err(Failure::from)?;
+    let (_, log) = store.open().await?;
     Ok(log)
 }
 

@@ -75,13 +75,12 @@ impl Verify {
                 let store = Store::connect(path.repository(), &config, settings).await;
                 Opened::one(&store, &path).await?
             }
-            Err(error) => return Err(Failure::from(error).into()),
+            Err(error) => return Err(error.into()),
         };
         // Nothing is made by it, so it ends at once.
         let stop = Stop::default();
-        let verified =
-            stop.unless_asked(async { Ok::<_, Failure>(self.verify(&opened, context).await) });
-        let report = unless_interrupted(&store, &stop, async { verified.await? }).await?;
+        let verified = stop.unless_asked(self.verify(&opened, context));
+        let report = unless_interrupted(&store, &stop, verified).await?;
         self.conclude(context, &opened, &report)
     }
 
@@ -117,8 +116,7 @@ impl Verify {
         );
         display
             .follow(work, |display| display.count(&counts))
-            .await
-            .map_err(Failure::from)?;
+            .await?;
         Ok(Report { counts, findings })
     }
 
@@ -207,7 +205,7 @@ impl Opened {
         };
         let (repository, log) = match store.open().await {
             Err(Error::NoRepository { .. }) => return Err(absent()),
-            opened => opened.map_err(Failure::from)?,
+            opened => opened?,
         };
         let backup = log.find(path.name()).ok_or_else(absent)?;
         let backups = vec![backup.clone()];

@@ -117,8 +117,7 @@ fn datapath(file: &file::Datapath) -> Result<DatapathSettings, String> {
         },
         direct_io: file.direct_io.is_none_or(|flag| flag.0),
         queue_depth: number("queue-depth", file.queue_depth, 32, 1..=1024)?,
-        // S3 refuses parts under 5 MiB but for the last; a larger one than this takes a slow line
-        // longer than one attempt may.
+        // S3 refuses parts under 5 MiB but for the last; each job holds several of them in memory.
         part_mib: number("part-mib", file.part_mib, 8, 5..=128)?,
         pack_mib: number("pack-mib", file.pack_mib, 128, 5..=4096)?,
         packs_min: number("packs-min", file.packs_min, 64, 1..=4096)?,

@@ -7,7 +7,6 @@ use ringback_datapath::{
     restore::{self, Backup},
     store::location::BackupPath,
 };
-use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::{
@@ -107,9 +106,7 @@ impl Opened {
         watched: &Watched,
     ) -> Result<(), Failure> {
         let path = device.path.clone();
-        let stop = CancellationToken::new();
-        let _stop_when_dropped = stop.clone().drop_guard();
-        let zeroing = Arc::clone(&watched.zeroing);
+        let (zeroing, stop) = (Arc::clone(&watched.zeroing), watched.stop.clone());
         // It comes back, so that the device is ours until all is written.
         let device = blocking(move || device.zero(&zeroing, &stop).map(|()| device)).await?;
         self.write(store, path, watched).await?;

@@ -18,11 +18,11 @@ use nix::{
     sys::statvfs::fstatvfs,
     unistd::{Whence, lseek64},
 };
+use ringback_datapath::{progress::Progress, stop::Stop};
 use tempfile::NamedTempFile;
-use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use super::{Zeroing, content, failed, refused, users};
+use super::{content, failed, refused, users};
 use crate::failure::Failure;
 
 /// Zeroed at once: between two of these a restore can be given up.
@@ -150,10 +150,11 @@ fn holds(path: &Path, found: &str) -> Failure {
 
 impl DeviceTarget {
     /// Makes all of it read as zeros, as restores need it: from here on what it held is lost.
-    pub(super) fn zero(&self, zeroing: &Zeroing, stop: &CancellationToken) -> Result<(), Failure> {
+    /// Told to stop, it ends early.
+    pub(super) fn zero(&self, zeroing: &Progress, stop: &Stop) -> Result<(), Failure> {
         zeroing.set_total(self.bytes);
         let mut start = 0;
-        while start < self.bytes && !stop.is_cancelled() {
+        while start < self.bytes && !stop.is_asked() {
             let step = ZERO_STEP_BYTES.min(self.bytes - start);
             zero_range(&self.claim, start, step)
                 .map_err(|error| failed("fill with zeros", &self.path, &error))?;

@@ -21,13 +21,13 @@ use ringback_datapath::{
     },
 };
 use ringback_proto::repository::Commit;
-use tokio::sync::{OwnedMutexGuard, SemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::{
     ASK_PATIENCE, Bytes, JOB_PATIENCE, Phase, Watched, repository,
-    turns::{OneAtATime, Turns},
+    turns::{BackupTurn, Destination, Turns},
     without_panic,
 };
 use crate::{
@@ -47,14 +47,9 @@ pub struct BackupJobs {
     config: Arc<Config>,
     groups: Arc<Groups>,
     turns: Arc<Turns>,
-    /// Backups of one volume to one repository: the second adopts what the first had sent.
-    of_volume: Arc<OneAtATime<Destination>>,
     stopping: CancellationToken,
     jobs: Mutex<HashMap<String, Arc<BackupJob>>>,
 }
-
-/// Group, volume, repository and endpoint.
-type Destination = (String, VolumeName, String, Option<String>);
 
 /// One backup job.
 pub struct BackupJob {
@@ -99,7 +94,6 @@ impl BackupJobs {
             config: Arc::clone(config),
             groups: Arc::clone(groups),
             turns: Arc::clone(turns),
-            of_volume: Arc::default(),
             stopping: stopping.clone(),
             jobs: Mutex::default(),
         }
@@ -190,12 +184,7 @@ impl BackupJobs {
         });
         jobs.insert(job.request.name.clone(), Arc::clone(&job));
         let message = job.watched.describe();
-        let work = job.run(
-            Arc::clone(&self.config),
-            Arc::clone(&self.turns),
-            Arc::clone(&self.of_volume),
-        );
-        tokio::spawn(work);
+        tokio::spawn(job.run(Arc::clone(&self.config), Arc::clone(&self.turns)));
         Ok(BackupState::InProgress(message))
     }
 
@@ -324,14 +313,9 @@ impl BackupJob {
         }
     }
 
-    async fn run(
-        self: Arc<Self>,
-        config: Arc<Config>,
-        turns: Arc<Turns>,
-        of_volume: Arc<OneAtATime<Destination>>,
-    ) {
+    async fn run(self: Arc<Self>, config: Arc<Config>, turns: Arc<Turns>) {
         let name = &self.request.name;
-        let ended = match without_panic(self.back_up(&config, &turns, &of_volume)).await {
+        let ended = match without_panic(self.back_up(&config, &turns)).await {
             Ok(message) => {
                 tracing::info!(backup = name, path = %self.request.source.backup, message, "backup complete");
                 State::Done(message)
@@ -345,14 +329,9 @@ impl BackupJob {
         self.watched.over.cancel();
     }
 
-    async fn back_up(
-        &self,
-        config: &Config,
-        turns: &Turns,
-        of_volume: &OneAtATime<Destination>,
-    ) -> Result<String, Failure> {
+    async fn back_up(&self, config: &Config, turns: &Turns) -> Result<String, Failure> {
         let stop = &self.watched.stop;
-        let prepared = stop.unless_asked(self.prepare(config, turns, of_volume));
+        let prepared = stop.unless_asked(self.prepare(config, turns));
         let mut work = match prepared.await? {
             Prepared::Complete(message) => return Ok(message),
             Prepared::Ready(work) => work,
@@ -374,7 +353,6 @@ impl BackupJob {
         &self,
         config: &Config,
         turns: &'a Turns,
-        of_volume: &OneAtATime<Destination>,
     ) -> Result<Prepared<'a>, Failure> {
         let path: &BackupPath = &self.request.source.backup;
         let store = repository::connect(
@@ -393,11 +371,8 @@ impl BackupJob {
         if let Some(there) = log.find(path.name()) {
             return self.judge(&there.commit).map(Prepared::Complete);
         }
-        let turn = async {
-            let alone = of_volume.enter(self.destination()).await;
-            (alone, turns.backup().await)
-        };
-        let (alone, turn) = self.watched.wait_for_turn(turn).await;
+        let turn = turns.backup(self.destination());
+        let turn = self.watched.wait_for_turn(turn).await;
         // That may have taken hours; the newer the parent, the less there is to do.
         log.catch_up().await?;
         if let Some(there) = log.find(path.name()) {
@@ -412,7 +387,6 @@ impl BackupJob {
             repository,
             log,
             snapshot,
-            _alone: alone,
             _turn: turn,
         })))
     }
@@ -508,8 +482,7 @@ struct Work<'a> {
     repository: Repository,
     log: Log,
     snapshot: BackupSnapshot,
-    _alone: OwnedMutexGuard<()>,
-    _turn: SemaphorePermit<'a>,
+    _turn: BackupTurn<'a>,
 }
 
 fn is_of_request(commit: &Commit, request: &CreateBackup) -> bool {

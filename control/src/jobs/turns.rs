@@ -12,26 +12,41 @@ use std::{
 
 use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit};
 
-use crate::config::DatapathSettings;
+use crate::{config::DatapathSettings, names::VolumeName};
 
 /// Turns of all jobs.
 pub struct Turns {
+    /// Backups of one volume to one repository: the second adopts what the first had sent.
+    of_volume: OneAtATime<Destination>,
     backups: Semaphore,
     restores: Semaphore,
+}
+
+/// Where a backup goes from and to: group, volume, repository and endpoint.
+pub type Destination = (String, VolumeName, String, Option<String>);
+
+/// A backup's turn; over when it is dropped.
+pub struct BackupTurn<'a> {
+    _alone: OwnedMutexGuard<()>,
+    _turn: SemaphorePermit<'a>,
 }
 
 impl Turns {
     /// As many as the configuration says.
     pub fn new(settings: &DatapathSettings) -> Self {
         Self {
+            of_volume: OneAtATime::default(),
             backups: Semaphore::new(settings.backups_max as usize),
             restores: Semaphore::new(settings.restores_max as usize),
         }
     }
 
-    /// Waits for a backup's turn.
-    pub async fn backup(&self) -> SemaphorePermit<'_> {
-        acquire(&self.backups).await
+    /// Waits for a backup's turn, first among those of its destination.
+    pub async fn backup(&self, destination: Destination) -> BackupTurn<'_> {
+        BackupTurn {
+            _alone: self.of_volume.enter(destination).await,
+            _turn: acquire(&self.backups).await,
+        }
     }
 
     /// Waits for a restore's turn.
@@ -48,7 +63,7 @@ async fn acquire(turns: &Semaphore) -> SemaphorePermit<'_> {
 }
 
 /// Lets one at a time deal with each thing.
-pub struct OneAtATime<K>(Mutex<HashMap<K, Arc<tokio::sync::Mutex<()>>>>);
+struct OneAtATime<K>(Mutex<HashMap<K, Arc<tokio::sync::Mutex<()>>>>);
 
 impl<K> Default for OneAtATime<K> {
     fn default() -> Self {
@@ -58,7 +73,7 @@ impl<K> Default for OneAtATime<K> {
 
 impl<K: Eq + Hash> OneAtATime<K> {
     /// Waits until nobody else deals with `key`, in the order of those who ask.
-    pub async fn enter(&self, key: K) -> OwnedMutexGuard<()> {
+    async fn enter(&self, key: K) -> OwnedMutexGuard<()> {
         let door = {
             let mut doors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             // Nobody waits at a door that only the map knows.
