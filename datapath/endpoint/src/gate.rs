@@ -3,6 +3,7 @@
 //! It counts, it can withhold replies, and it carries out the faults that are drawn. It knows HTTP
 //! requests and operation names, not objects: what it does to a request it can do to any.
 
+use std::future;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -103,6 +104,10 @@ impl Gate {
     }
 
     async fn pass(self, request: http::Request<Incoming>) -> Result<Reply, HttpError> {
+        if self.outage.borrow().is_some() {
+            // The connection, which hears of the outage when it is polled next, drops this future.
+            future::pending::<()>().await;
+        }
         let passage = Arc::new(Passage {
             ledger: Arc::clone(&self.ledger),
             operation: OnceLock::new(),
