@@ -20,6 +20,7 @@ use crate::{
     },
     packer::PackWriter,
     ranges::{Range, coalesce},
+    record::Record,
     repository::{FETCH_TRIES, Repository},
     tasks::joined,
 };
@@ -178,7 +179,7 @@ impl TreeWriter {
         let node = match self.known.get(&id) {
             Some(known) => *known,
             None => {
-                let place = self.packer.append(&id, &[Bytes::from(bytes)]).await?;
+                let place = self.packer.append(&id, Record::node(bytes)).await?;
                 let node = NodeRef { id, place };
                 self.known.insert(id, node);
                 node

@@ -9,7 +9,7 @@ use ringback_proto::repository::{Commit, Root, Statistics};
 
 use crate::{
     backup::Subject,
-    chunk::{ChunkIndex, ChunkSize, Hashed, HashedChunk},
+    chunk::{ChunkIndex, ChunkSize, EncodedChunk, Hashed, HashedChunk},
     error::Error,
     format::{
         name::{ObjectKind, PackName, SessionId, join_names, pack_table, random},
@@ -21,6 +21,7 @@ use crate::{
     packer::{PackSizes, PackWriter},
     parent::{Parent, ParentCursor, unless_damaged},
     progress::Progress,
+    record::Record,
     refs::{self, Packs},
     repository::Repository,
     session::Session,
@@ -178,9 +179,9 @@ impl<'a> Writer<'a> {
     }
 
     async fn store(&mut self, chunk: HashedChunk) -> Result<Place, Error> {
-        let sealed = chunk.into_new().seal();
-        let place = self.data.append(&sealed.id.0, &sealed.record).await?;
-        self.index.insert(&sealed.id, place);
+        let EncodedChunk { id, record } = chunk.into_new().into_raw();
+        let place = self.data.append(&id.0, record).await?;
+        self.index.insert(&id, place);
         self.segments.add(self.data.take_finished()).await?;
         Ok(place)
     }
@@ -249,9 +250,9 @@ impl Written {
 }
 
 async fn store_root(tree: &mut WrittenTree, root: &Root) -> Result<NodeRef, Error> {
-    let bytes = Bytes::from(root.encode_to_vec());
+    let bytes = root.encode_to_vec();
     let id = node_id(&bytes);
-    let place = tree.packer.append(&id, &[bytes]).await?;
+    let place = tree.packer.append(&id, Record::node(bytes)).await?;
     tree.tree_packs.insert(place.pack);
     Ok(NodeRef { id, place })
 }

@@ -19,7 +19,10 @@ use super::{
     pack::{Layout, Place},
     tree::{Entry, InnerNode, Leaf, NodeRef, height_for, node_id},
 };
-use crate::chunk::{CODEC_RAW, ChunkId, ChunkSize};
+use crate::{
+    chunk::{ChunkId, ChunkSize},
+    codec::Codec,
+};
 
 const ID: RepositoryId = RepositoryId(counting(0x10));
 const CHUNK_BYTES: u32 = 64 << 10;
@@ -76,7 +79,10 @@ impl Pack {
 
     fn append_chunk(&mut self, chunk: &[u8]) -> (ChunkId, Place) {
         let id = ChunkId::of(chunk);
-        (id, self.append(id.0, &[&[CODEC_RAW], chunk].concat()))
+        (
+            id,
+            self.append(id.0, &[&[Codec::Raw.byte()], chunk].concat()),
+        )
     }
 
     fn append_node(&mut self, node: &[u8]) -> NodeRef {
