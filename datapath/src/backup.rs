@@ -71,7 +71,7 @@ pub async fn run(
 
     let reader = VolumeReader::open(device, size, settings).await?;
     let closed = reader.closed();
-    let chunks = reader.read_and_hash(plan, progress);
+    let chunks = reader.read_and_hash(plan, repository.hashing(), progress);
     let work = async {
         let writer = Writer::begin(repository, log, session, volume_bytes, settings);
         let written = stop
@@ -132,7 +132,7 @@ mod tests {
         async fn new() -> Self {
             let store = Arc::new(FakeStore::new());
             let size = ChunkSize::new(64 << 10).expect("valid");
-            let repository = Repository::open_or_create(Arc::clone(&store) as _, size)
+            let repository = Repository::open_or_create(Arc::clone(&store) as _, size, None)
                 .await
                 .expect("made");
             let bed = Self {

@@ -8,6 +8,7 @@ use std::fmt;
 use crate::{
     arena::Slot,
     codec::{Compressor, Effort},
+    crypt::Hashing,
     record::Record,
 };
 
@@ -61,16 +62,10 @@ impl ChunkIndex {
     }
 }
 
-/// BLAKE3 of a chunk's plaintext.
+/// BLAKE3 of a chunk's plaintext, keyed in an encrypted repository:
+/// [`Hashing`](crate::crypt::Hashing) makes it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChunkId(pub [u8; 32]);
-
-impl ChunkId {
-    /// The id of these bytes.
-    pub fn of(bytes: &[u8]) -> Self {
-        Self(*blake3::hash(bytes).as_bytes())
-    }
-}
 
 impl fmt::Debug for ChunkId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -115,14 +110,14 @@ pub struct EncodedChunk {
 
 impl RawChunk {
     /// Tests for zero and hashes. Computes; not for a ring thread.
-    pub fn hash(self) -> Hashed {
+    pub fn hash(self, hashing: &Hashing) -> Hashed {
         let bytes = &self.slot[..self.len];
         if is_zero(bytes) {
             return Hashed::Zero(self.index, self.len);
         }
         Hashed::Data(HashedChunk {
             index: self.index,
-            id: ChunkId::of(bytes),
+            id: hashing.chunk_id(bytes),
             slot: self.slot,
             len: self.len,
         })
@@ -221,12 +216,12 @@ mod tests {
             slot,
             len: 4096,
         };
-        let Hashed::Data(hashed) = raw.hash() else {
+        let Hashed::Data(hashed) = raw.hash(&Hashing::PLAIN) else {
             panic!("not zero");
         };
-        assert_eq!(hashed.id(), ChunkId::of(&[5; 4096]));
+        assert_eq!(hashed.id(), Hashing::PLAIN.chunk_id(&[5; 4096]));
         let mut part = PartBuffer::default();
-        hashed.into_new().into_raw().record.put_into(&mut part);
+        hashed.into_new().into_raw().record.put_into(&mut part, None);
         let copy = part.take_rest().pieces()[1].clone();
         drop(part);
         assert_eq!(copy, &[5u8; 4096][..]);

@@ -19,7 +19,7 @@ use crate::{
         pack::{Layout, Place},
     },
     part::PartBuffer,
-    record::Record,
+    record::{Record, Seal},
     repository::Repository,
     store::{ObjectStore, Payload, StoreError, Upload},
     tasks::joined,
@@ -106,7 +106,8 @@ impl PackWriter {
     ///
     /// Waits when the store falls behind. An upload that failed is reported here, or at the end.
     pub async fn append(&mut self, id: &[u8; 32], record: Record) -> Result<Place, Error> {
-        let len = record.stored_bytes();
+        let shape = self.repository.shape();
+        let len = record.stored_bytes(shape);
         let is_full = self
             .open
             .as_ref()
@@ -118,9 +119,9 @@ impl PackWriter {
         let sizes = self.sizes;
         let open = self.open_pack();
         let place = open.layout.push(id, len);
-        // Pack and ordinal are known, and nobody else has the record's bytes: whoever seals it does
-        // so here.
-        record.put_into(&mut open.part);
+        // Pack and ordinal are known, and nobody else has the record's bytes.
+        let seal = Seal::of(open.layout.key(), &place, id);
+        record.put_into(&mut open.part, seal.as_ref());
         while let Some(part) = open.part.take_full(sizes.part_bytes) {
             if open.parts.send(Part::Full(part)).await.is_err() {
                 return Err(self.failure().await);
@@ -147,7 +148,7 @@ impl PackWriter {
         self.open.get_or_insert_with(|| {
             let name = PackName::random(self.session, self.sequence);
             self.sequence += 1;
-            let layout = Layout::new(self.kind, name, self.repository.id());
+            let layout = Layout::new(self.kind, name, self.repository.domain());
             let mut part = PartBuffer::default();
             part.push(layout.header());
             // One part waits here, one in the uploader's hand: enough to keep it busy.

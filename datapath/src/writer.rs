@@ -14,7 +14,7 @@ use crate::{
     format::{
         name::{ObjectKind, PackName, SessionId, join_names, pack_table, random},
         pack::Place,
-        tree::{Entry, NodeRef, node_id},
+        tree::{Entry, NodeRef},
     },
     index::{DedupeIndex, SegmentWriter},
     log::Log,
@@ -85,7 +85,7 @@ impl<'a> Writer<'a> {
             index,
             data: PackWriter::new(repository, id, ObjectKind::DataPack, settings.data_packs),
             segments: SegmentWriter::new(repository, id, chunks),
-            tree: TreeWriter::new(tree_packs, chunks),
+            tree: TreeWriter::new(tree_packs, repository.hashing(), chunks),
             statistics: Statistics::default(),
         })
     }
@@ -224,7 +224,7 @@ impl Written {
             volume_handle: subject.volume_handle.clone(),
             volume_identity: subject.volume_identity.clone(),
         };
-        let root = store_root(&mut self.tree, &root).await?;
+        let root = store_root(repository, &mut self.tree, &root).await?;
         self.tree.packer.finish().await?;
         let packs = Packs {
             data: self.tree.data_packs,
@@ -249,9 +249,13 @@ impl Written {
     }
 }
 
-async fn store_root(tree: &mut WrittenTree, root: &Root) -> Result<NodeRef, Error> {
+async fn store_root(
+    repository: &Repository,
+    tree: &mut WrittenTree,
+    root: &Root,
+) -> Result<NodeRef, Error> {
     let bytes = root.encode_to_vec();
-    let id = node_id(&bytes);
+    let id = repository.hashing().node_id(&bytes);
     let place = tree.packer.append(&id, Record::node(bytes)).await?;
     tree.tree_packs.insert(place.pack);
     Ok(NodeRef { id, place })

@@ -18,7 +18,7 @@ pub use hashing::Hashing;
 pub use keys::Keys;
 pub(crate) use keys::{PackKey, SALT_BYTES, slot_key};
 pub use passphrase::{InvalidPassphrase, Passphrase};
-pub(crate) use seal::{SealKey, TAG_BYTES};
+pub(crate) use seal::TAG_BYTES;
 pub(crate) use secret::{KEY_BYTES, Key};
 pub(crate) use stretch::{Stretched, Stretching};
 

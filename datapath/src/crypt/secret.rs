@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::Zeroizing;
 
 use crate::format::name::random;
 
@@ -10,25 +10,25 @@ use crate::format::name::random;
 pub(crate) const KEY_BYTES: usize = 32;
 
 /// A key: wiped when it is dropped, never printed.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub(crate) struct Key([u8; KEY_BYTES]);
+#[derive(Clone)]
+pub(crate) struct Key(Zeroizing<[u8; KEY_BYTES]>);
 
 impl Key {
     /// A new one.
     pub(crate) fn random() -> Self {
-        Self(random())
+        Self(Zeroizing::new(random()))
     }
 
     /// A key that `fill` writes.
     pub(crate) fn filled_by(fill: impl FnOnce(&mut [u8; KEY_BYTES])) -> Self {
-        let mut key = Self([0; KEY_BYTES]);
+        let mut key = Self(Zeroizing::new([0; KEY_BYTES]));
         fill(&mut key.0);
         key
     }
 
     /// `None` when it is not of a key's length.
     pub(crate) fn from_slice(bytes: &[u8]) -> Option<Self> {
-        bytes.try_into().ok().map(Self)
+        bytes.try_into().ok().map(Zeroizing::new).map(Self)
     }
 
     /// The key itself, for the one place that needs it.

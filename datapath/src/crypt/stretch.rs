@@ -37,8 +37,13 @@ pub(crate) type Stretched = Arc<Key>;
 impl Stretching {
     /// That of a new repository.
     pub(crate) fn new() -> Self {
+        Self::with_salt(random())
+    }
+
+    /// Today's parameters.
+    pub(crate) fn with_salt(salt: [u8; 16]) -> Self {
         Self {
-            salt: random(),
+            salt,
             memory_kib: 64 << 10,
             iterations: 3,
             lanes: 4,
@@ -118,7 +123,7 @@ impl Stretching {
     }
 
     /// The work itself. Its memory goes back to the kernel, which hands it out zeroed.
-    fn compute(self, passphrase: &Passphrase) -> Key {
+    pub(crate) fn compute(self, passphrase: &Passphrase) -> Key {
         tracing::debug!(memory_kib = self.memory_kib, "stretching a passphrase");
         #[cfg(test)]
         lock(&COUNTS).push(self.salt);

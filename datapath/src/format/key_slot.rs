@@ -100,17 +100,10 @@ impl KeySlot {
         )
     }
 
-    /// Reads the object `keys/ID` of this repository. What is sealed in it stays so.
-    pub(crate) fn decode(
-        id: SlotId,
-        repository: RepositoryId,
-        object: Bytes,
-    ) -> Result<Self, FormatError> {
+    /// Reads the object `keys/ID`, whichever repository it belongs to. What is sealed in it stays so.
+    pub(crate) fn decode(id: SlotId, object: Bytes) -> Result<Self, FormatError> {
         let (header, message) =
             object::decode_clear::<KeySlotMessage>(ObjectKind::KeySlot, &id.object(), object)?;
-        if header.repository != repository {
-            return Err(FormatError::Misplaced("it belongs to another repository"));
-        }
         if header.epoch != KeyEpoch::None {
             return Err(FormatError::Misplaced(
                 "it says that it is encrypted, which a key slot never is",
@@ -118,7 +111,7 @@ impl KeySlot {
         }
         Ok(Self {
             id,
-            repository,
+            repository: header.repository,
             wrapped: message.wrapped,
             about: message.about,
         })
@@ -127,6 +120,11 @@ impl KeySlot {
     /// Its name.
     pub(crate) fn id(&self) -> SlotId {
         self.id
+    }
+
+    /// The repository that it was made for.
+    pub(crate) fn repository(&self) -> RepositoryId {
+        self.repository
     }
 
     /// The keys, when the passphrase is this slot's.
@@ -183,7 +181,8 @@ fn wipe(bytes: Bytes) {
     }
 }
 
-/// What an encrypted repository's `repository` says in `key_check`, given its message without it.
+/// What an encrypted repository's `repository` says in `key_check`: over its header and fields 1 to
+/// 4 of its message.
 pub(crate) fn key_check(
     keys: &Keys,
     repository: RepositoryId,
@@ -224,7 +223,7 @@ mod tests {
     #[test]
     fn a_slot_gives_the_keys_to_its_passphrase_and_its_label_to_who_has_the_keys() {
         let (id, keys, stretched, object) = made();
-        let slot = KeySlot::decode(id, REPOSITORY, object).expect("well formed");
+        let slot = KeySlot::decode(id, object).expect("well formed");
         assert!(same(&slot.open(&stretched).expect("opens"), &keys));
         assert_eq!(slot.about(&keys).expect("opens").label, "laptop");
         assert!(slot.open(&Arc::new(Key::random())).is_none());
@@ -248,13 +247,13 @@ mod tests {
         for bit in 0..object.len() * 8 {
             let mut changed = object.to_vec();
             changed[bit / 8] ^= 1 << (bit % 8);
-            let read = KeySlot::decode(id, REPOSITORY, changed.clone().into());
+            let read = KeySlot::decode(id, changed.clone().into());
             assert!(read.is_err(), "bit {bit}");
             let header = *changed.first_chunk().expect("a header");
             let body = &changed[HEADER_BYTES..object.len() - CHECK_BYTES];
             let forged = frame(header, &id.object(), body);
             let is_check = bit / 8 >= object.len() - CHECK_BYTES;
-            if let Ok(slot) = KeySlot::decode(id, REPOSITORY, forged)
+            if let Ok(slot) = KeySlot::decode(id, forged)
                 && !is_check
             {
                 let both = slot.open(&stretched).is_some() && slot.about(&keys).is_some();
@@ -267,11 +266,11 @@ mod tests {
     fn a_slot_under_another_name_opens_for_nobody() {
         let (id, keys, stretched, object) = made();
         let other = SlotId::random();
-        assert!(KeySlot::decode(other, REPOSITORY, object.clone()).is_err());
+        assert!(KeySlot::decode(other, object.clone()).is_err());
         let header = *object.first_chunk().expect("a header");
         let body = &object[HEADER_BYTES..object.len() - CHECK_BYTES];
         let moved = frame(header, &other.object(), body);
-        let slot = KeySlot::decode(other, REPOSITORY, moved).expect("well formed");
+        let slot = KeySlot::decode(other, moved).expect("well formed");
         assert!(slot.open(&stretched).is_none() && slot.about(&keys).is_none());
         assert_ne!(id, other);
     }

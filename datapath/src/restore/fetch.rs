@@ -16,7 +16,7 @@ use crate::{
     error::Error,
     format::{name::ObjectKind, pack::Place},
     ranges::Range,
-    record::{OVERHEAD_BYTES, StoredRecord},
+    record::{Head, Seal, StoredRecord},
     store::{Download, StoreError},
     tasks::joined,
 };
@@ -63,11 +63,13 @@ impl Restore {
             .await
             .map_err(|error| self.located(error.into(), wanted, place))?;
         let mut stream = RecordStream::new(download, range.start);
+        let key = self.repository.pack_key(ObjectKind::DataPack, range.pack);
         for (place, wanted) in group_by_place(range.records) {
-            let len = chunk_bytes(&self.backup, &place, &wanted)?;
+            let len = chunk_bytes(&self.backup, self.repository.shape(), &place, &wanted)?;
             let slot = self.arena.acquire().await;
+            let seal = Seal::of(key.as_ref(), &place, &wanted[0].id.0);
             let record = stream
-                .read_record(&place, slot)
+                .read_record(&place, slot, seal)
                 .await
                 .map_err(|error| self.located(error, &wanted[0], &place))?;
             let chunk = FetchedChunk {
@@ -100,7 +102,11 @@ impl Restore {
         let store = self.repository.store();
         let download = store.get_range(&object, start, place.end()).await?;
         let mut stream = RecordStream::new(download, start);
-        stream.read_record(place, record.slot).await
+        let seal = match record.head {
+            Head::Plain(_) => None,
+            Head::Sealed(seal) => Some(seal),
+        };
+        stream.read_record(place, record.slot, seal).await
     }
 
     /// Names what an object that is not there, or not whole, is needed for.
@@ -148,17 +154,25 @@ impl RecordStream {
 
     /// Reads the record at this place, which fits the slot: the payload to its beginning, so that
     /// a raw chunk can be written from there.
-    async fn read_record(&mut self, place: &Place, mut slot: Slot) -> Result<StoredRecord, Error> {
+    async fn read_record(
+        &mut self,
+        place: &Place,
+        mut slot: Slot,
+        seal: Option<Seal>,
+    ) -> Result<StoredRecord, Error> {
         self.skip_to(place.offset.into()).await?;
-        let mut codec = [Codec::Raw.byte()];
-        self.read(&mut codec).await?;
-        let len = place.stored_bytes as usize - OVERHEAD_BYTES;
+        let mut len = place.stored_bytes as usize;
+        let head = match seal {
+            Some(seal) => Head::Sealed(seal),
+            None => {
+                let mut codec = [Codec::Raw.byte()];
+                self.read(&mut codec).await?;
+                len -= codec.len();
+                Head::Plain(codec[0])
+            }
+        };
         self.read(&mut slot[..len]).await?;
-        Ok(StoredRecord {
-            codec: codec[0],
-            slot,
-            len,
-        })
+        Ok(StoredRecord { head, slot, len })
     }
 
     async fn read(&mut self, mut buffer: &mut [u8]) -> Result<(), Error> {

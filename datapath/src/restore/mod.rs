@@ -51,7 +51,8 @@ pub async fn run(
     progress.set_total(backup.stored_bytes());
     let (whole_blocks_bytes, direct) = (device.whole_blocks_bytes(), device.direct);
     let short_end = device.short_end()?;
-    let slot_bytes = backup.chunk_size().buffer_bytes();
+    let shape = repository.shape();
+    let slot_bytes = shape.slot_bytes(backup.chunk_size().buffer_bytes());
     let what = "prepare to write the volume";
     let (arena, queue) = BlockQueue::prepare(device.file, slot_bytes, settings, what).await?;
     tracing::info!(mode = ?queue.mode(), direct, "writing the volume");

@@ -7,7 +7,7 @@ use crate::{
     error::Error,
     format::pack::Place,
     ranges::{Range, coalesce},
-    record::{Flaw, record_bytes_max},
+    record::{Flaw, Shape},
     tree::LeafAt,
 };
 
@@ -56,6 +56,7 @@ pub(super) fn group_by_place(records: Vec<(Place, Wanted)>) -> Vec<(Place, Vec<W
 /// Length of the chunk that is wanted at these places of the volume, when the record can hold it.
 pub(super) fn chunk_bytes(
     backup: &Backup,
+    shape: Shape,
     place: &Place,
     wanted: &[Wanted],
 ) -> Result<usize, Error> {
@@ -63,7 +64,7 @@ pub(super) fn chunk_bytes(
     let len_of = |wanted: &Wanted| size.len_of(wanted.index, volume_bytes);
     let chunk_bytes = len_of(&wanted[0]);
     let is_possible =
-        chunk_bytes > 0 && place.stored_bytes as usize <= record_bytes_max(chunk_bytes);
+        chunk_bytes > 0 && place.stored_bytes as usize <= shape.record_bytes_max(chunk_bytes);
     match wanted
         .iter()
         .find(|it| !is_possible || len_of(it) != chunk_bytes)

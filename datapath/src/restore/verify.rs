@@ -3,7 +3,7 @@
 use super::{Restore, plan::Wanted};
 use crate::{
     arena::Slot,
-    chunk::ChunkId,
+    crypt::Hashing,
     error::Error,
     format::pack::Place,
     record::{Flaw, StoredRecord},
@@ -30,11 +30,11 @@ pub(super) struct VerifiedChunk {
 
 impl FetchedChunk {
     /// Computes; not for a ring thread.
-    fn verify(mut self) -> Result<VerifiedChunk, (Self, Flaw)> {
+    fn verify(mut self, hashing: &Hashing) -> Result<VerifiedChunk, (Self, Flaw)> {
         if let Err(flaw) = self.record.open(self.len) {
             return Err((self, flaw));
         }
-        let id = ChunkId::of(&self.record.slot[..self.len]);
+        let id = hashing.chunk_id(&self.record.slot[..self.len]);
         if self.wanted.iter().any(|wanted| wanted.id != id) {
             return Err((self, Flaw::OtherBytes));
         }
@@ -50,7 +50,8 @@ impl Restore {
     /// Fetches a chunk that does not match again before it calls it damaged.
     pub(super) async fn verify(&self, mut chunk: FetchedChunk) -> Result<VerifiedChunk, Error> {
         for tries in 1.. {
-            let flaw = match blocking(move || chunk.verify()).await? {
+            let hashing = self.repository.hashing();
+            let flaw = match blocking(move || chunk.verify(&hashing)).await? {
                 Ok(verified) => return Ok(verified),
                 Err((mismatch, flaw)) => {
                     chunk = mismatch;

@@ -21,7 +21,7 @@ use crate::{
         tree::{Entry, LEAF_CHUNKS, Leaf, NodeRef},
     },
     log::Committed,
-    record::{Flaw, record_bytes_max},
+    record::Flaw,
     repository::Repository,
     restore::Backup,
 };
@@ -160,7 +160,8 @@ impl<'a> LeafCheck<'a> {
     ) -> Result<Option<String>, Error> {
         let bytes = self.bytes_of(backup, leaf, entry);
         let chunk_bytes = usize::try_from(bytes.end - bytes.start).expect("a chunk fits memory");
-        let is_possible = entry.place.stored_bytes as usize <= record_bytes_max(chunk_bytes);
+        let record_bytes_max = self.repository.shape().record_bytes_max(chunk_bytes);
+        let is_possible = entry.place.stored_bytes as usize <= record_bytes_max;
         if bytes.is_empty() || !is_possible {
             return Ok(Some(Flaw::Length.to_string()));
         }

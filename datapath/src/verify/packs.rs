@@ -20,7 +20,7 @@ use crate::{
         object::HEADER_BYTES,
         pack::Place,
     },
-    record::{Flaw, check, record_bytes_max},
+    record::{Flaw, Seal, check},
     repository::Repository,
     store::StoreError,
     tasks::blocking,
@@ -319,7 +319,8 @@ async fn read_all(
     let store = repository.store();
     let mut download = store.get_range(&object, start.into(), end.into()).await?;
     let mut pending = BytesMut::new();
-    let record_bytes_max = record_bytes_max(repository.chunk_size().buffer_bytes());
+    let chunk_bytes = repository.chunk_size().buffer_bytes();
+    let record_bytes_max = repository.shape().record_bytes_max(chunk_bytes);
     for (place, id) in records.all(pack) {
         if place.stored_bytes as usize > record_bytes_max {
             // Whatever else is in this pack, nobody shall hold a record of any length in memory.
@@ -333,10 +334,10 @@ async fn read_all(
             pending.extend_from_slice(&piece);
         }
         let len = pending.len().min(place.stored_bytes as usize);
-        let record = pending.split_to(len).freeze();
+        let record = pending.split_to(len);
         add(&counts.chunks_read, 1);
         add(&counts.bytes_read, record.len() as u64);
-        if judge(repository, record, id).await?.is_some()
+        if judge(repository, record, &place, id).await?.is_some()
             && let Some(reason) = read_again(repository, &place, &id, TRIES - 1).await?
         {
             damaged.insert(place.ordinal, reason);
@@ -364,7 +365,7 @@ async fn read_again(
             Ok(record) => record,
             Err(error) => return Ok(Some(Damage::of(object, error)?.reason)),
         };
-        objection = judge(repository, record, *id).await?;
+        objection = judge(repository, record.into(), place, *id).await?;
         if objection.is_none() {
             break;
         }
@@ -375,11 +376,18 @@ async fn read_again(
 /// What is wrong with a record that should be the chunk `id`.
 async fn judge(
     repository: &Repository,
-    record: Bytes,
+    mut record: BytesMut,
+    place: &Place,
     id: ChunkId,
 ) -> Result<Option<String>, Error> {
     let chunk_bytes = repository.chunk_size().buffer_bytes();
-    let checked = blocking(move || check(&record, &id, chunk_bytes)).await?;
+    let (hashing, key) = (
+        repository.hashing(),
+        repository.pack_key(ObjectKind::DataPack, place.pack),
+    );
+    let seal = Seal::of(key.as_ref(), place, &id.0);
+    let checked =
+        blocking(move || check(&mut record, seal.as_ref(), &id, &hashing, chunk_bytes)).await?;
     Ok(checked.err().map(|flaw| flaw.to_string()))
 }
 
