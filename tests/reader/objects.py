@@ -60,8 +60,9 @@ def pages(folder):
     block = re.compile(r"^```hex name=(\S+)\n(.*?)^```", re.M | re.S)
     for page in PAGES.glob("*.md"):
         for name, dump in block.findall(page.read_text()):
-            # The inner node is an example of its own, and no object.
-            if name != "inner":
+            # The inner node is an example of its own, and no object. Sealed objects are of another
+            # repository.
+            if name != "inner" and not name.startswith("sealed/"):
                 store(folder, name, undump(dump))
 
 
