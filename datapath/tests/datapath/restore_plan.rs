@@ -88,6 +88,7 @@ async fn what_a_volume_with_many_backups_takes_to_restore_stays_bounded() {
     println!("{bytes} bytes, 1 % of its chunks changed at random before each backup");
     println!("| backups | GETs | MiB per GET | fetched / needed |");
     println!("|---|---|---|---|");
+    let mut gets_of_the_first = 0;
     for generation in 0..=generations {
         let name = generation.to_string();
         bed.backup(&volume, &name).await.expect("backup");
@@ -100,6 +101,14 @@ async fn what_a_volume_with_many_backups_takes_to_restore_stays_bounded() {
                 bytes as f64 / taken.gets as f64 / MIB as f64,
                 taken.bytes as f64 / bytes as f64,
             );
+            // The metadata takes a thousandth.
+            assert!(taken.bytes <= bytes / 1000 * 1251, "{}", taken.bytes);
+            if generation == 0 {
+                gets_of_the_first = taken.gets;
+            }
+            // Each new pack takes its requests; holes in the old ones take none.
+            let new_packs = 3 * generation;
+            assert!(generation > 10 || taken.gets <= gets_of_the_first + new_packs);
         }
         let random = noise(
             generation,
