@@ -16,7 +16,7 @@ use crate::{
         pack::Place,
         tree::{Entry, NodeRef},
     },
-    index::{DedupeIndex, SegmentWriter},
+    index::{DedupeIndex, SegmentCache, SegmentWriter},
     log::Log,
     packer::{PackSizes, PackWriter},
     parent::{Parent, ParentCursor, unless_damaged},
@@ -70,7 +70,11 @@ impl<'a> Writer<'a> {
         settings: &Settings,
         window: Window,
     ) -> Result<Self, Error> {
-        let index = known_chunks(repository, log, &session, settings.index_bytes).await?;
+        let segments = live_segments(repository, log)?;
+        let mut cache =
+            SegmentCache::open(settings.index_cache.as_ref(), repository, &segments).await;
+        let mut index = left_chunks(repository, &session, settings.index_bytes).await?;
+        index.load(repository, &segments, &mut cache).await?;
         let id = session.id;
         let (adopted_packs, adopted_bytes) = session.left();
         tracing::info!(
@@ -88,7 +92,7 @@ impl<'a> Writer<'a> {
             index,
             window,
             data: PackWriter::new(repository, id, ObjectKind::DataPack, settings.data_packs),
-            segments: SegmentWriter::new(repository, id, chunks),
+            segments: SegmentWriter::new(repository, id, chunks, cache),
             tree: TreeWriter::new(tree_packs, repository.hashing(), chunks),
             statistics: Statistics::default(),
         })
@@ -276,10 +280,9 @@ async fn store_root(
     Ok(NodeRef { id, place })
 }
 
-/// The index of what the repository holds: what earlier runs left comes before what does not fit.
-async fn known_chunks(
+/// The index of what earlier runs left, which comes before what does not fit.
+async fn left_chunks(
     repository: &Repository,
-    log: &Log,
     session: &Session,
     memory_bytes: usize,
 ) -> Result<DedupeIndex, Error> {
@@ -291,9 +294,6 @@ async fn known_chunks(
             .add_pack(&pack.into())
             .map_err(|source| repository.refuse(&object, source))?;
     }
-    index
-        .load(repository, &live_segments(repository, log)?)
-        .await?;
     Ok(index)
 }
 

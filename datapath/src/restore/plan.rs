@@ -6,16 +6,10 @@ use crate::{
     chunk::{ChunkId, ChunkIndex},
     error::Error,
     format::pack::Place,
-    ranges::{Range, coalesce},
+    ranges::{Limits, Range, coalesce},
     record::{Flaw, Shape},
     tree::LeafAt,
 };
-
-/// Unwanted bytes that are fetched along rather than asking twice: at 100 MB/s they take as long
-/// as the round trip they save.
-const GAP_BYTES_MAX: u64 = 1 << 20;
-/// Length of one ranged GET.
-const RANGE_BYTES_MAX: u64 = 8 << 20;
 
 /// Where a chunk belongs, and what it must be.
 #[derive(Debug, Clone, Copy)]
@@ -38,7 +32,7 @@ pub(super) fn plan(batch: &[LeafAt]) -> Vec<Range<Wanted>> {
             })
         })
         .collect();
-    coalesce(records, GAP_BYTES_MAX, RANGE_BYTES_MAX)
+    coalesce(records, &Limits::CHUNKS)
 }
 
 /// Records by ascending offset; equal places become one.
