@@ -38,7 +38,6 @@ impl Payload {
     }
 
     /// The buffers.
-    #[cfg(test)]
     pub(super) fn pieces(&self) -> &[Bytes] {
         &self.pieces
     }
