@@ -2,11 +2,11 @@
 
 use clap::Args;
 use ringback_datapath::{
-    error::{Error, ErrorKind},
+    error::Error,
     log::Committed,
     repository::Repository,
     stop::Stop,
-    store::url::BackupUrl,
+    store::{StoreError, folder::FolderTrouble, url::BackupUrl},
     verify::{self, Counts, Depth, Finding},
 };
 use serde_json::{Value, json};
@@ -73,7 +73,7 @@ impl Verify {
         let settings = self.work.settings();
         let way = self.store.way_to(&whole)?;
         let (store, opened) = match Opened::all(&way, settings.clone()).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
+            Err(error) if is_absent(&error) => {
                 // Then the last component is a backup's name.
                 let path = path::backup(self.path.trim_end_matches('/'))?;
                 let way = self.store.way_to(path.repository())?;
@@ -226,6 +226,15 @@ impl Opened {
             backups,
         };
         Ok((store, opened))
+    }
+}
+
+/// Whether there is nothing at all, where a repository would be.
+fn is_absent(error: &Error) -> bool {
+    match error {
+        Error::NoRepository { .. } => true,
+        Error::Store(StoreError::Folder(error)) => error.trouble() == FolderTrouble::Absent,
+        _ => false,
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::{fmt, path::Path};
 
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use percent_encoding::percent_decode_str;
 
 use super::location::{
     BackupPath, InvalidLocation, RepositoryPath, check_component, check_name, without_user_info,
@@ -14,9 +14,6 @@ use super::location::{
 
 const FILE: &str = "file:";
 const RIGHT: &str = "it should be file:///absolute/path, with three slashes";
-
-/// What is written as `%XX` when a folder's path is shown as a URL.
-const ESCAPED: AsciiSet = CONTROLS.add(b'%').add(b'?').add(b'#');
 
 /// A repository's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,11 +86,10 @@ impl BackupUrl {
 
 impl fmt::Display for BackupUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name: &dyn fmt::Display = match &self.repository {
-            RepositoryUrl::Bucket(_) => &self.name,
-            RepositoryUrl::Folder(_) => &utf8_percent_encode(&self.name, &ESCAPED),
-        };
-        write!(f, "{}/{name}", self.repository)
+        match &self.repository {
+            RepositoryUrl::Bucket(path) => write!(f, "{path}/{}", self.name),
+            RepositoryUrl::Folder(path) => write!(f, "{path}/{}", escaped(&self.name)),
+        }
     }
 }
 
@@ -116,7 +112,7 @@ impl FolderPath {
 
 impl fmt::Display for FolderPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "file://{}", utf8_percent_encode(&self.0, &ESCAPED))
+        write!(f, "file://{}", escaped(&self.0))
     }
 }
 
@@ -172,6 +168,12 @@ fn decoded(component: &str) -> Result<String, String> {
         )),
         None => Ok(decoded.into_owned()),
     }
+}
+
+/// What is in a name is written as `%XX` where it would mean something else in a URL.
+fn escaped(text: &str) -> String {
+    let without_percent = text.replace('%', "%25");
+    without_percent.replace('?', "%3F").replace('#', "%23")
 }
 
 fn invalid(text: &str, reason: impl Into<String>) -> InvalidLocation {

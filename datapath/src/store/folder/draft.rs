@@ -243,3 +243,126 @@ fn check_name(root: &Root, object: &str) -> Result<(), StoreError> {
         reason: "it is no object's name".into(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, fs, thread};
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::store::url::RepositoryUrl;
+
+    fn folder() -> (tempfile::TempDir, Arc<Root>) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = opened(folder.path());
+        (folder, root)
+    }
+
+    fn opened(folder: &std::path::Path) -> Arc<Root> {
+        let url = RepositoryUrl::parse(&format!("file://{}", folder.display())).expect("a path");
+        let RepositoryUrl::Folder(path) = url else {
+            unreachable!("a file URL");
+        };
+        Arc::new(Root::open(&path).expect("opens"))
+    }
+
+    fn draft(root: &Arc<Root>) -> Draft {
+        let draft = Draft::begin(root, "log/1", Purpose::Put).expect("begun");
+        root.prepare_for("log/1").expect("prepared");
+        draft
+    }
+
+    /// A server whose answer was lost is asked again, and says that it cannot be done any more.
+    #[test]
+    fn what_was_done_and_not_answered_is_seen_to_be_done() {
+        let (_folder, root) = folder();
+        let linked = draft(&root);
+        root.link(&linked.name, "log/1").expect("links");
+        assert_eq!(linked.publish_new().expect("asked"), Published::Done);
+        assert!(root.entries(UPLOADS).expect("listed").is_empty());
+
+        let renamed = draft(&root);
+        root.rename(&renamed.name, "log/1").expect("renames");
+        assert_eq!(renamed.publish().expect("asked"), Published::Done);
+
+        let other = draft(&root);
+        assert_eq!(other.publish_new().expect("asked"), Published::Taken);
+    }
+
+    #[test]
+    fn a_put_whose_draft_was_swept_writes_it_again() {
+        let (folder, root) = folder();
+        let sweeps = Cell::new(3);
+        let outcome = put(
+            &root,
+            "log/1",
+            &Bytes::from_static(b"one").into(),
+            |draft| {
+                if sweeps.replace(sweeps.get() - 1) > 0 {
+                    draft.remove();
+                }
+                draft.publish_new()
+            },
+        );
+        assert_eq!(outcome.expect("put"), PutNew::Created);
+        let read = fs::read(folder.path().join("log/1")).expect("is there");
+        assert_eq!(read, b"one");
+    }
+
+    #[test]
+    fn a_sweep_takes_what_nobody_writes_any_more_and_what_is_below_its_prefix() {
+        let (_folder, root) = folder();
+        let live = Draft::begin(&root, "refs/1", Purpose::Put).expect("begun");
+        let upload = Draft::begin(&root, "data/2/1", Purpose::Upload).expect("begun");
+        for (object, purpose) in [
+            ("data/1/1", Purpose::Upload),
+            ("data/1/2", Purpose::Put),
+            ("log/1", Purpose::Put),
+        ] {
+            drop(Draft::begin(&root, object, purpose).expect("begun"));
+        }
+        assert_eq!(sweep(&root, "data/1/").expect("swept"), 3);
+        assert_eq!(sweep(&root, "data/1/").expect("swept"), 0);
+        assert_eq!(live.publish().expect("asked"), Published::Done);
+        assert_eq!(upload.publish().expect("asked"), Published::Done);
+    }
+
+    #[test]
+    fn without_links_one_of_many_gets_the_name_as_well() {
+        let (folder, _) = folder();
+        for round in 0..20 {
+            let object = format!("log/{round}");
+            let created: usize = thread::scope(|scope| {
+                let writers: Vec<_> = (0..16u8)
+                    .map(|writer| {
+                        let root = opened(folder.path());
+                        let object = &object;
+                        scope.spawn(move || {
+                            let payload = Bytes::from(vec![writer; 100]).into();
+                            let outcome = put(&root, object, &payload, |draft| {
+                                draft.make_ready()?;
+                                draft.conclude(draft.rename_to_new()?)
+                            });
+                            usize::from(outcome.expect("put") == PutNew::Created)
+                        })
+                    })
+                    .collect();
+                let ended = writers.into_iter().map(|it| it.join().expect("ends"));
+                ended.sum()
+            });
+            assert_eq!(created, 1, "round {round}");
+        }
+        let left = fs::read_dir(folder.path().join(UPLOADS)).expect("lists");
+        assert_eq!(left.count(), 0);
+    }
+
+    #[test]
+    fn what_is_no_object_s_name_is_refused() {
+        let (_folder, root) = folder();
+        for object in ["", "/etc/x", "../x", "log/../../x", "log//x", ".uploads/x"] {
+            let begun = Draft::begin(&root, object, Purpose::Put);
+            assert!(matches!(begun, Err(StoreError::Refused { .. })), "{object}");
+        }
+    }
+}

@@ -230,6 +230,9 @@ impl Root {
                 is_folder,
             });
         }
+        if entries.is_empty() {
+            self.check_is_there()?;
+        }
         Ok(entries)
     }
 
