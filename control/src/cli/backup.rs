@@ -91,7 +91,11 @@ impl Backup {
         match self.source.clone() {
             Place::Path(from) => self.run_direct(from, context).await,
             Place::Volume(volume) => {
-                check_order(&volume, "backup", "what to back up first, then s3://...")?;
+                check_order(
+                    &volume,
+                    "backup",
+                    "what to back up first, then s3://... or file:///...",
+                )?;
                 let asked = self.ask_daemon(volume.clone(), context).await;
                 asked.map_err(|error| hint_at_path(error, &volume))
             }

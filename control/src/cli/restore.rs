@@ -84,7 +84,11 @@ impl Restore {
         match self.target.clone() {
             Place::Path(to) => self.run_direct(to, context).await,
             Place::Volume(volume) => {
-                check_order(&volume, "restore", "s3://... first, then the target")?;
+                check_order(
+                    &volume,
+                    "restore",
+                    "s3://... or file:///... first, then the target",
+                )?;
                 self.ask_daemon(volume, context).await
             }
         }
