@@ -219,9 +219,10 @@ impl Slots {
 
 async fn fetch_all(store: &Arc<dyn ObjectStore>, repository: RepositoryId) -> Result<Slots, Error> {
     let listed = store.list(KEYS, None).await?;
-    let ids = listed
+    let ids: Vec<SlotId> = listed
         .iter()
-        .filter_map(|listed| SlotId::of_object(&listed.name));
+        .filter_map(|listed| SlotId::of_object(&listed.name))
+        .collect();
     let mut fetched = stream::iter(ids)
         .map(|id| async move { (id, fetch(store, id).await) })
         .buffered(FETCHES);

@@ -1,10 +1,14 @@
 //! Volumes to a real endpoint and back.
 
 mod answers;
+mod folder;
 mod generations;
+mod keys;
 mod restore_plan;
 mod round_trip;
+mod sealed;
 mod sessions;
+mod stores;
 mod support;
 mod thrift;
 mod trouble;

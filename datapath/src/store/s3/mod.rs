@@ -25,7 +25,7 @@ use aws_sdk_s3::{
     primitives::ByteStream,
 };
 use aws_smithy_runtime::client::retries::{RetryPartition, TokenBucket};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio_util::task::TaskTracker;
 
 use self::{
@@ -41,10 +41,8 @@ use super::{
     reach::Reach,
     region,
     throttle::Observer,
+    whole,
 };
-
-/// Objects fetched whole are far smaller. What is not, is none of ours and shall not fill the memory.
-const WHOLE_BYTES_MAX: usize = 256 << 20;
 
 /// An S3 bucket and prefix.
 #[derive(Clone)]
@@ -167,15 +165,8 @@ fn patient_client(config: &Config, patience: Duration, reach: &Arc<Reach>) -> Cl
 #[async_trait]
 impl ObjectStore for S3Store {
     async fn get(&self, object: &str) -> Result<Bytes, StoreError> {
-        let mut download = RangeDownload::new(self, object, None);
-        let mut whole = BytesMut::new();
-        while let Some(piece) = download.next().await? {
-            if whole.len() + piece.len() > WHOLE_BYTES_MAX {
-                return Err(download.refused(format!("it has over {WHOLE_BYTES_MAX} bytes")));
-            }
-            whole.extend_from_slice(&piece);
-        }
-        Ok(whole.freeze())
+        let download = RangeDownload::new(self, object, None);
+        whole(download, || (self.key(object), self.endpoint.clone())).await
     }
 
     async fn get_range(
@@ -267,7 +258,7 @@ impl ObjectStore for S3Store {
         }
     }
 
-    async fn upload(&self, object: &str) -> Result<Arc<dyn Upload>, StoreError> {
+    async fn upload(&self, object: &str, _part_bytes: u64) -> Result<Arc<dyn Upload>, StoreError> {
         Ok(Arc::new(MultipartUpload::begin(self, object).await?))
     }
 
