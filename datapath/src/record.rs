@@ -202,3 +202,6 @@ pub(crate) fn check(record: &[u8], id: &ChunkId, chunk_bytes: usize) -> Result<(
     };
     (found == *id).then_some(()).ok_or(Flaw::OtherBytes)
 }
+
+#[cfg(test)]
+mod tests;
