@@ -8,7 +8,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ringback_datapath::{ring::IoEngine, settings::CacheSettings, store::Authorities};
+use ringback_datapath::{
+    codec::Compression, ring::IoEngine, settings::CacheSettings, store::Authorities,
+};
 
 use crate::{request::ClassRef, volume::Attach};
 
@@ -134,6 +136,8 @@ pub struct DatapathSettings {
     pub parts_in_flight: u32,
     /// Where copies of index segments are kept; `None`: nowhere.
     pub index_cache: Option<CacheSettings>,
+    /// How hard new chunks are compressed.
+    pub compression: Compression,
 }
 
 impl DatapathSettings {

@@ -238,6 +238,46 @@ mod tests {
         assert!(error.to_string().contains("has codec 3"), "{error}");
     }
 
+    /// Cuts, flips or replaces bytes of the one data pack.
+    fn damage(bed: &Bed, change: impl Fn(&mut Vec<u8>)) {
+        for (name, bytes) in bed.store.objects().iter_mut() {
+            if name.starts_with("data/") {
+                let mut damaged = bytes.to_vec();
+                change(&mut damaged);
+                *bytes = damaged.into();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_damaged_record_of_any_codec_is_named_and_never_gives_wrong_bytes() {
+        for compression in ["none", "lz4", "zstd-1", "zstd-19"] {
+            let mut bed = Bed::new().await;
+            bed.settings.compression = compression.parse().expect("a compression");
+            bed.back_up("one").await;
+            let whole = bed.store.objects().clone();
+            // Records lie from byte 32 on, and compressed ones are short.
+            for at in (32..72).chain([65_000]) {
+                *bed.store.objects() = whole.clone();
+                damage(&bed, |pack| {
+                    if let Some(byte) = pack.get_mut(at) {
+                        *byte ^= 0x10;
+                    }
+                });
+                match bed.restore("one").await {
+                    Err(Error::Chunk { reason, .. }) => {
+                        let is_said = ["has codec", "has a record", "does not hold"];
+                        assert!(is_said.iter().any(|it| reason.starts_with(it)), "{reason}");
+                    }
+                    // The byte has no meaning, or none behind the last record.
+                    Ok(()) => assert_ne!(compression, "none", "{at}"),
+                    Err(error) => panic!("{compression} {at}: {error}"),
+                }
+                fs::remove_file(bed.folder.path().join("one")).expect("remove");
+            }
+        }
+    }
+
     #[tokio::test]
     async fn a_lost_or_cut_pack_is_named_with_backup_volume_and_offset() {
         let bed = Bed::new().await;

@@ -111,6 +111,7 @@ pub(super) struct Datapath {
     pub(super) parts_in_flight: Option<u64>,
     pub(super) cache_directory: Option<String>,
     pub(super) cache_mib: Option<u64>,
+    pub(super) compression: Option<String>,
 }
 
 #[derive(Clone, Copy, Deserialize)]

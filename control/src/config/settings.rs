@@ -8,7 +8,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ringback_datapath::{ring::IoEngine, settings::CacheSettings, store::Authorities};
+use ringback_datapath::{
+    codec::Compression, ring::IoEngine, settings::CacheSettings, store::Authorities,
+};
 
 use super::{Config, DatapathSettings, MIB_SHIFT, OptionClass, S3Settings, classes, file};
 
@@ -130,6 +132,7 @@ fn datapath(file: &file::Datapath) -> Result<DatapathSettings, String> {
         packs_min: number("packs-min", file.packs_min, 64, 1..=4096)?,
         parts_in_flight: number("parts-in-flight", file.parts_in_flight, 8, 1..=64)?,
         index_cache: index_cache(file)?,
+        compression: compression(file.compression.as_deref())?,
     };
     check_together(&settings)?;
     Ok(settings)
@@ -158,6 +161,16 @@ fn usual_cache() -> PathBuf {
         .and_then(|folders| env::split_paths(&folders).next())
         .filter(|folder| folder.is_absolute())
         .unwrap_or_else(|| DEFAULT_CACHE.into())
+}
+
+fn compression(name: Option<&str>) -> Result<Compression, String> {
+    let Some(name) = name else {
+        return Ok(Compression::Auto);
+    };
+    name.parse().map_err(|_| {
+        let names = Compression::NAMES;
+        format!("datapath.compression is {name:?}; it should be {names}")
+    })
 }
 
 impl Default for DatapathSettings {

@@ -91,6 +91,9 @@ pub enum Compression {
 }
 
 impl Compression {
+    /// The texts that name one, for people.
+    pub const NAMES: &str = "auto, none, lz4, or zstd-1 to zstd-19";
+
     /// The most memory that one compressor takes for chunks of `chunk_bytes`: tables of zstd, as
     /// measured, and the buffer it compresses into, which LZ4 wants a little larger than the chunk.
     pub(crate) fn memory_bytes(self, chunk_bytes: usize) -> usize {
@@ -98,14 +101,18 @@ impl Compression {
             Self::Fixed(Effort::None) => return 0,
             Self::Fixed(Effort::Lz4) => LZ4_TABLE_BYTES,
             Self::Fixed(Effort::Zstd(level)) if level > EAGER_LEVEL_MAX => {
-                (32 * chunk_bytes).min(52 << 20)
+                (32 * chunk_bytes + SPARE_BYTES).min(72 << 20)
             }
-            Self::Auto | Self::Fixed(Effort::Zstd(_)) => (16 * chunk_bytes).min(12 << 20),
+            Self::Auto | Self::Fixed(Effort::Zstd(_)) => {
+                (16 * chunk_bytes + SPARE_BYTES).min(12 << 20)
+            }
         };
         tables + lz4_flex::block::get_maximum_output_size(chunk_bytes)
     }
 }
 
+/// What zstd takes however small chunks are.
+const SPARE_BYTES: usize = 128 << 10;
 /// lz4_flex's table: 4096 positions of 4 bytes.
 const LZ4_TABLE_BYTES: usize = 16 << 10;
 
@@ -120,7 +127,7 @@ impl fmt::Display for Compression {
 
 /// A text that names no compression.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no compression; it should be auto, none, lz4, or zstd-1 to zstd-19")]
+#[error("{0:?} is no compression; it should be {names}", names = Compression::NAMES)]
 pub struct UnknownCompression(String);
 
 impl FromStr for Compression {
@@ -271,3 +278,6 @@ const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 fn is_one_zstd_frame(bytes: &[u8]) -> bool {
     bytes.starts_with(ZSTD_MAGIC) && zstd_safe::find_frame_compressed_size(bytes) == Ok(bytes.len())
 }
+
+#[cfg(test)]
+mod tests;
