@@ -21,6 +21,7 @@ use super::{
     store::{CREDENTIALS, StoreArgs, WorkArgs},
 };
 use crate::{
+    config::DatapathSettings,
     direct::{self, Motion, Watched, store::Store},
     jobs::backup::describe_commit,
 };
@@ -103,7 +104,10 @@ impl Backup {
     async fn run_direct(self, from: PathBuf, context: &Context) -> Result<(), CliError> {
         let to = path::backup(&self.path)?;
         let config = self.store.config()?;
-        let settings = self.cache.apply(self.work.settings())?;
+        let settings = DatapathSettings {
+            index_cache: self.cache.settings()?,
+            ..self.work.settings()
+        };
         let store = Store::connect(to.repository(), &config, settings).await;
         let watched = Watched::default();
         let request = direct::backup::Request {
