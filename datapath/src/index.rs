@@ -105,30 +105,45 @@ impl DedupeIndex {
         packs.iter().try_for_each(|pack| self.add_pack(pack))
     }
 
-    /// Takes up the chunks of a pack. Records lie one behind the other, so offsets follow from
-    /// lengths.
+    /// Takes up the chunks of a pack.
     pub fn add_pack(&mut self, pack: &IndexedPack) -> Result<(), FormatError> {
-        let name = PackName::from_slice(&pack.name)?;
-        let (ids, rest) = pack.ids.as_chunks::<32>();
-        if !rest.is_empty() || ids.len() != pack.stored_bytes.len() {
-            return Err(FormatError::Damaged(
-                "an index segment's lists differ in length",
-            ));
-        }
-        let mut offset = HEADER_BYTES as u64;
-        for (ordinal, (id, &stored_bytes)) in ids.iter().zip(&pack.stored_bytes).enumerate() {
-            let place = Place {
-                pack: name,
-                ordinal: u32::try_from(ordinal).unwrap_or(u32::MAX),
-                offset: u32::try_from(offset)
-                    .map_err(|_| FormatError::Damaged("an index segment's pack is over 4 GiB"))?,
-                stored_bytes,
-            };
-            self.insert(&ChunkId(*id), place);
-            offset += u64::from(stored_bytes);
+        for (id, place) in places_in(pack)? {
+            self.insert(&id, place);
         }
         Ok(())
     }
+}
+
+/// The chunks of a pack and where they lie. Records lie one behind the other, so offsets follow
+/// from lengths.
+pub(crate) fn places_in(
+    pack: &IndexedPack,
+) -> Result<impl Iterator<Item = (ChunkId, Place)>, FormatError> {
+    let name = PackName::from_slice(&pack.name)?;
+    let (ids, rest) = pack.ids.as_chunks::<32>();
+    if !rest.is_empty() || ids.len() != pack.stored_bytes.len() {
+        return Err(FormatError::Damaged(
+            "an index segment's lists differ in length",
+        ));
+    }
+    let records: u64 = pack.stored_bytes.iter().copied().map(u64::from).sum();
+    if HEADER_BYTES as u64 + records > u64::from(u32::MAX) {
+        return Err(FormatError::Damaged(
+            "an index segment's pack is over 4 GiB",
+        ));
+    }
+    let mut offset = u32::try_from(HEADER_BYTES).expect("32");
+    let records = (0..).zip(ids.iter().zip(&pack.stored_bytes));
+    Ok(records.map(move |(ordinal, (id, &stored_bytes))| {
+        let place = Place {
+            pack: name,
+            ordinal,
+            offset,
+            stored_bytes,
+        };
+        offset += stored_bytes;
+        (ChunkId(*id), place)
+    }))
 }
 
 fn object_of(segment: PackName) -> String {

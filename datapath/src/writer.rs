@@ -211,6 +211,12 @@ impl<'a> Writer<'a> {
         let (session, used) = (&self.session, &tree.data_packs);
         index_adopted(self.repository, session, used, &mut self.segments).await?;
         let segments = self.segments.finish().await?;
+        let (known, left_out) = (self.index.len(), self.index.left_out());
+        tracing::debug!(
+            known,
+            left_out,
+            "chunks in the index, and those it had no room for"
+        );
         Ok(Written {
             session: self.session.id,
             tree,

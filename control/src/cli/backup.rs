@@ -115,7 +115,8 @@ impl Backup {
         let to = path::backup(&self.path)?;
         let settings = DatapathSettings {
             compression: self.compression.unwrap_or_default(),
-            ..self.cache.apply(self.work.settings())?
+            index_cache: self.cache.settings()?,
+            ..self.work.settings()
         };
         let way = self.store.way_to(to.repository())?;
         let store = Store::connect(&way, settings).await?;

@@ -9,7 +9,7 @@ use clap::Args;
 use ringback_datapath::settings::CacheSettings;
 
 use super::exit::CliError;
-use crate::config::{CACHE_MIB, DatapathSettings};
+use crate::config::CACHE_MIB;
 
 /// Copies of index segments, which save fetching them again.
 #[derive(Args, Clone, Default)]
@@ -26,8 +26,8 @@ pub(crate) struct CacheArgs {
 }
 
 impl CacheArgs {
-    /// The settings with this cache.
-    pub(crate) fn apply(&self, settings: DatapathSettings) -> Result<DatapathSettings, CliError> {
+    /// Where copies are kept; `None`: nowhere.
+    pub(crate) fn settings(&self) -> Result<Option<CacheSettings>, CliError> {
         let folder = match &self.cache_directory {
             _ if self.no_cache => None,
             Some(folder) => Some(std::path::absolute(folder).map_err(|error| {
@@ -35,13 +35,10 @@ impl CacheArgs {
             })?),
             None => usual_folder(|name| env::var_os(name).map(PathBuf::from)),
         };
-        Ok(DatapathSettings {
-            index_cache: folder.map(|folder| CacheSettings {
-                folder,
-                bytes_max: u64::from(CACHE_MIB) << 20,
-            }),
-            ..settings
-        })
+        Ok(folder.map(|folder| CacheSettings {
+            folder,
+            bytes_max: u64::from(CACHE_MIB) << 20,
+        }))
     }
 
     pub(crate) fn given(&self) -> [(&'static str, bool); 2] {

@@ -57,7 +57,7 @@ impl SegmentCache {
     ) -> Self {
         let shelf = match settings.cloned() {
             Some(settings) => {
-                let (id, live) = (repository.id(), live.to_vec());
+                let (id, live) = (repository.domain().id, live.to_vec());
                 let folder = settings.folder.clone();
                 or_without(&folder, move || Shelf::open(&settings, id, &live)).await
             }

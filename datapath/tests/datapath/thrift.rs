@@ -16,7 +16,7 @@ use ringback_datapath::{
     store::ObjectStore,
 };
 
-use crate::support::{Bed, assert_same, noise};
+use crate::support::{Bed, noise};
 
 const CHUNK: u64 = 64 << 10;
 /// Chunks below a parent of leaves.
@@ -126,14 +126,11 @@ async fn changes_cost_what_they_are(chunks: u64, data: &[std::ops::Range<u64>], 
     let sent = Sent::from_here(&bed).await;
     bed.backup(&volume, "same").await.expect("backup");
     assert_eq!(sent.until_here(&bed).await, [0, 1], "only another root");
-    if height < 2 {
-        assert_same(&volume, &bed.restore("same").await.expect("restore"));
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn n_changed_chunks_cost_n_chunks_and_their_leaf_in_a_tree_of_one_leaf() {
-    changes_cost_what_they_are(400, &[0..300], 0).await;
+    changes_cost_what_they_are(400, &[0..300, 399..400], 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
