@@ -369,3 +369,35 @@ pub(super) fn joined(folder: &str, name: &str) -> String {
         format!("{folder}/{name}")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+    use crate::store::url::RepositoryUrl;
+
+    #[test]
+    fn bytes_that_cannot_be_read_in_a_folder_that_is_well_are_damage_to_their_object() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let url = format!("file://{}", folder.path().display());
+        let Ok(RepositoryUrl::Folder(path)) = RepositoryUrl::parse(&url) else {
+            panic!("{url} is a file URL");
+        };
+        let root = Root::open(&path).expect("opens");
+        // Nothing is mapped at 0: the kernel says EIO, as of a sector that is gone.
+        let memory = File::open("/proc/self/mem").expect("opens");
+        let error = memory.read_at(&mut [0], 0).expect_err("cannot be read");
+        let unreadable = root.unreadable("data/1/1", &error);
+        assert!(matches!(unreadable, StoreError::Unreadable { .. }));
+        assert_eq!(
+            unreadable.to_string(),
+            format!(
+                "the object {}/data/1/1 cannot be read: Input/output error (os error 5)",
+                folder.path().display()
+            )
+        );
+        let stale = root.unreadable("data/1/1", &Errno::ESTALE.into());
+        assert!(matches!(stale, StoreError::Folder(_)), "{stale}");
+    }
+}
