@@ -8,6 +8,7 @@ use std::{
 
 use ringback_datapath::{
     format::{
+        domain::Domain,
         name::{ObjectKind, PackName},
         object::RepositoryId,
         pack::read_footer,
@@ -33,7 +34,7 @@ async fn records(bed: &Bed, kind: ObjectKind, folder: &str) -> BTreeMap<String, 
         let name = PackName::parse(kind, &listed.name).expect("a pack");
         let head = &bytes[..HEADER_BYTES];
         let id = RepositoryId(*head.last_chunk().expect("an id ends the header"));
-        let footer = read_footer(kind, name, id, head, &bytes, listed.bytes)
+        let footer = read_footer(kind, name, &Domain::plain(id), head, &bytes, listed.bytes)
             .expect("a sound footer")
             .expect("all of the pack is there");
         found.insert(listed.name, footer.stored_bytes.len());
