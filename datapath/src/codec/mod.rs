@@ -222,7 +222,7 @@ impl Compressor {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct NotCompressed;
 
-/// The memory that decompressing one chunk takes: the chunk, and for zstd about 160 KiB of tables.
+/// The memory that decompressing one chunk takes. See [`Decompressor::memory_bytes`].
 pub(crate) struct Decompressor {
     zstd: DCtx<'static>,
     output: Vec<u8>,
@@ -240,6 +240,11 @@ impl Decompressor {
     /// seconds, and it goes with them.
     pub(crate) fn with<T>(work: impl FnOnce(&mut Self) -> T) -> T {
         DECOMPRESSOR.with_borrow_mut(work)
+    }
+
+    /// The most memory that one takes: the chunk, and zstd's tables.
+    pub(crate) fn memory_bytes(chunk_bytes: usize) -> usize {
+        chunk_bytes + SPARE_BYTES
     }
 
     /// What `payload` holds, if that is at most `bytes_max`. Takes no more memory than that,
