@@ -74,6 +74,11 @@ impl Store {
         meter.sent() + meter.received()
     }
 
+    /// What has kept requests from success for some seconds.
+    pub fn trouble(&self) -> Option<String> {
+        self.s3.trouble()
+    }
+
     /// Waits until what was given up has been cleared away.
     pub async fn settle(&self) {
         self.s3.settle().await;
