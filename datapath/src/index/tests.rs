@@ -28,6 +28,7 @@ struct Bed {
     store: Arc<FakeStore>,
     repository: Repository,
     folder: tempfile::TempDir,
+    index_bytes: usize,
 }
 
 impl Bed {
@@ -41,6 +42,7 @@ impl Bed {
             store,
             repository,
             folder: tempfile::tempdir().expect("a folder"),
+            index_bytes: MEMORY,
         }
     }
 
@@ -79,7 +81,7 @@ impl Bed {
         let settings = Settings {
             engine: IoEngine::Sync,
             buffer_bytes: 1 << 20,
-            index_bytes: MEMORY,
+            index_bytes: self.index_bytes,
             index_cache: cache.cloned(),
             ..Settings::default()
         };
@@ -160,6 +162,23 @@ fn a_segment_places_records_one_behind_the_other() {
 }
 
 #[tokio::test]
+async fn the_last_backup_of_a_volume_is_compared_first_and_needs_no_index() {
+    let mut bed = Bed::new().await;
+    bed.index_bytes = 0;
+    bed.back_up("volume", 0..6, None).await;
+    let (statistics, _) = bed.back_up("volume", [0, 1, 9, 3, 4, 5], None).await;
+    assert_eq!(statistics.unchanged_bytes, 5 * CHUNK as u64);
+    assert_eq!(statistics.new_bytes, CHUNK as u64);
+    // Elsewhere, an index would know them.
+    for (index_bytes, new) in [(0, 6), (MEMORY, 0)] {
+        bed.index_bytes = index_bytes;
+        let name = format!("other-{index_bytes}");
+        let (statistics, _) = bed.back_up(&name, 0..6, None).await;
+        assert_eq!(statistics.new_bytes, new * CHUNK as u64);
+    }
+}
+
+#[tokio::test]
 async fn with_a_cache_a_backup_fetches_no_segment_that_this_host_wrote_and_without_one_all() {
     let bed = Bed::new().await;
     let cache = bed.cache("here");
@@ -227,6 +246,7 @@ async fn every_flipped_bit_and_every_cut_of_a_copy_is_noticed_and_the_copy_repla
     let cut = (0..whole.len()).map(|len| whole[..len].to_vec());
     let mut cases = 0;
     for damaged in flipped.chain(cut) {
+        fs::remove_file(file).expect("removes");
         fs::write(file, damaged).expect("writes");
         assert_eq!(bed.load(&live, &cache).await, (1, 3), "case {cases}");
         assert!(fs::read(file).expect("reads") == whole, "case {cases}");
