@@ -40,7 +40,7 @@ pub struct Store {
 
 #[derive(Clone)]
 enum Kind {
-    S3(S3Store),
+    S3(Box<S3Store>),
     Folder(FolderStore),
 }
 
@@ -52,7 +52,8 @@ impl Store {
             Way::S3(path, config) => {
                 let credentials = SharedCredentials::new(config.credentials.clone());
                 let (path, patience) = (path.clone(), OPEN_PATIENCE);
-                Kind::S3(S3Store::connect(path, config, credentials, patience, transfers).await)
+                let s3 = S3Store::connect(path, config, credentials, patience, transfers).await;
+                Kind::S3(Box::new(s3))
             }
             Way::Folder(path) => Kind::Folder(FolderStore::open(path.clone(), transfers).await?),
         };
@@ -89,7 +90,7 @@ impl Store {
 
     fn objects(&self) -> &dyn ObjectStore {
         match &self.kind {
-            Kind::S3(s3) => s3,
+            Kind::S3(s3) => s3.as_ref(),
             Kind::Folder(folder) => folder,
         }
     }
