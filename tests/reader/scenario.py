@@ -1,0 +1,185 @@
+"""The repositories of tests/vectors: one story, told once in the clear and once encrypted.
+
+All that is random in a real repository is here taken from SHAKE-256 of what it is for.
+"""
+
+import hashlib
+
+import lz4.block
+import zstandard
+
+import frame
+import messages
+from codec import LZ4, RAW, ZSTD
+from crypt import FIRST_NONCE, Keys, seal, slot_key, stretch
+from messages import encode
+from writer import Volume, Writer
+
+CHUNK_BYTES = 65536
+CREATED_MS = 1_750_000_000_000
+DAY_MS = 86_400_000
+STRETCHING = {"memory_kib": 8192, "iterations": 2, "lanes": 2}
+PASSPHRASES = {"everyday": "correct horse battery staple", "the safe": "Ключ под ковриком, 鍵はマットの下"}
+
+
+def random_of(repository):
+    """Bytes by what they are for, other ones in each repository."""
+    return lambda what, length: shake(f"ringback {repository}: {what}", length)
+
+
+def shake(label, length):
+    return hashlib.shake_256(label.encode()).digest(length)
+
+
+def lines(text, length):
+    """Numbered lines, cut at `length`."""
+    whole = "".join(f"{n:06} {text}\n" for n in range(length // (len(text) + 8) + 1))
+    return whole.encode()[:length]
+
+
+def byte(value, length):
+    return bytes([value]) * length
+
+
+RECIPES = {"lines": lines, "shake256": shake, "byte": byte}
+
+
+def piece(chunk, recipe, source, length=CHUNK_BYTES):
+    return {"at": chunk * CHUNK_BYTES, "bytes": length, "recipe": recipe, "source": source}
+
+
+def zstd(data):
+    return ZSTD, zstandard.ZstdCompressor(level=3).compress(data)
+
+
+def zstd_otherwise(data):
+    """With a checksum, and without the content's size: so it has a window."""
+    with_checksum = zstandard.ZstdCompressor(level=3, write_checksum=True, write_content_size=False)
+    return ZSTD, with_checksum.compress(data)
+
+
+def lz4_block(data):
+    return LZ4, lz4.block.compress(data, store_size=False)
+
+
+def raw(data):
+    return RAW, data
+
+
+def volume_of(handle, volume_bytes, pieces, codecs):
+    """`codecs` make the records of chunks by their numbers; the others are stored raw."""
+    chunks = {it["at"] // CHUNK_BYTES: RECIPES[it["recipe"]](it["source"], it["bytes"])
+              for it in pieces}
+    records = {number: codec(chunks[number]) for number, codec in codecs.items()}
+    identity = f"{shake(handle, 16).hex()}"
+    return Volume(handle, identity, volume_bytes, chunks, records)
+
+
+TAIL_BYTES = 4608
+DATA_BYTES = 7 * CHUNK_BYTES + TAIL_BYTES
+A, B, C, D = ((it, "lines", f"what {name} keeps on the shelf")
+              for it, name in ((0, "Ada"), (2, "Björn"), (2, "Chloé"), (3, "Dmitri")))
+MONDAY = [piece(*A), piece(*B), piece(*D), piece(4, *A[1:]), piece(5, "byte", 0),
+          piece(6, "byte", 65), piece(7, "lines", "the end", TAIL_BYTES)]
+TUESDAY = [piece(*A), piece(1, *D[1:]), piece(*C), piece(*D), piece(4, *A[1:]),
+           piece(5, "shake256", "a chunk of noise"), piece(6, "byte", 0),
+           piece(7, "shake256", "a tail of noise", TAIL_BYTES)]
+WIDE_BYTES = 1025 * CHUNK_BYTES + 512
+WIDE = [piece(0, "lines", "the first"), piece(513, "lines", "in the second leaf"),
+        piece(1024, "lines", "the first"), piece(1025, "byte", 66, 512)]
+ZERO_BYTES = 4 * CHUNK_BYTES + 512
+MONDAYS = {0: zstd, 2: lz4_block, 3: lz4_block, 4: zstd, 6: zstd_otherwise, 7: raw}
+TUESDAYS = MONDAYS | {1: lz4_block, 2: zstd_otherwise, 5: raw, 6: raw}
+
+# Backups by name: handle of the volume, its bytes, its pieces, the codecs of its chunks.
+BACKUPS = {
+    "monday": ("data", DATA_BYTES, MONDAY, MONDAYS),
+    "tuesday": ("data", DATA_BYTES, TUESDAY, TUESDAYS),
+    "wednesday": ("data", DATA_BYTES, TUESDAY, TUESDAYS),
+    "thursday": ("data", DATA_BYTES, TUESDAY, TUESDAYS),
+    "empty": ("nothing", 0, [], {}),
+    "zéro": ("zeros", ZERO_BYTES, [piece(1, "byte", 0)], {}),
+    "wide": ("wide", WIDE_BYTES, WIDE, {0: zstd, 513: zstd, 1024: zstd}),
+}
+
+
+class Story:
+    """Writes one repository. `keys` are none for the one in the clear."""
+
+    def __init__(self, repository):
+        self.random = random_of(repository)
+        keys = None
+        if repository == "encrypted":
+            keys = Keys(self.random("seal key", 32), self.random("id key", 32))
+        self.writer = Writer(self.random, CHUNK_BYTES, keys)
+        self.backups = {}
+        self.clock = CREATED_MS
+
+    def begin(self):
+        fields = {"id": self.writer.repository, "chunk_bytes": CHUNK_BYTES,
+                  "created_ms": CREATED_MS}
+        if self.writer.keys:
+            salt = self.random("salt of passphrases", 16)
+            self.slots(salt)
+            fields["stretching"] = encode(messages.STRETCHING, salt=salt, **STRETCHING)
+            header = self.writer.header(frame.REPOSITORY)
+            fields["key_check"] = self.writer.keys.check(header,
+                                                         encode(messages.REPOSITORY, **fields))
+        header = self.writer.header(frame.REPOSITORY)
+        message = encode(messages.REPOSITORY, **fields)
+        self.writer.objects["repository"] = frame.frame(header, "repository", message)
+
+    def slots(self, salt):
+        """One for each passphrase, and one that a writer left who came second."""
+        for label, passphrase in PASSPHRASES.items():
+            self.slot(salt, label, passphrase, self.writer.keys, self.writer.repository)
+        late = Keys(self.random("late seal key", 32), self.random("late id key", 32))
+        self.slot(self.random("late salt", 16), "came second", PASSPHRASES["everyday"], late,
+                  self.random("late repository", 16))
+
+    def slot(self, salt, label, passphrase, keys, repository):
+        slot_id = self.random(f"slot {label}", 16)
+        name = f"keys/{slot_id.hex()}"
+        header = frame.Header(frame.KEYS, 0, repository).to_bytes()
+        stretched = stretch(passphrase.encode(), salt, *STRETCHING.values())
+        associated = header + name.encode()
+        wrapped = encode(messages.KEYS, seal_key=keys.seal_key, id_key=keys.id_key)
+        about = encode(messages.ABOUT, label=label, created_ms=CREATED_MS)
+        slot = encode(messages.KEY_SLOT,
+                      wrapped=seal(slot_key(stretched, slot_id), FIRST_NONCE, associated, wrapped),
+                      about=seal(keys.about_key(slot_id), FIRST_NONCE, associated, about))
+        self.writer.objects[name] = frame.frame(header, name, slot)
+
+    def back_up(self, name, parent=None, avoid=()):
+        self.clock += DAY_MS
+        self.backups[name] = self.writer.back_up(name, volume_of(*BACKUPS[name]), self.clock,
+                                                 self.backups.get(parent), avoid=avoid)
+
+    def pack_of(self, folder, backup):
+        """The name of the pack or segment that a backup wrote."""
+        end = self.random(f"{folder} pack of {backup}", 12)
+        names = [it for it in self.writer.objects if it.startswith(folder)]
+        return next(bytes.fromhex(it[len(folder):].replace("/", "").replace("-", ""))
+                    for it in names if it.endswith(end.hex()))
+
+    def merge_segments(self, *backups):
+        merged = self.random("merging session", 8) + bytes(4) + self.random("merged segment", 12)
+        self.writer.put_segment(merged, [self.pack_of("data", it) for it in backups])
+        dropped = [self.pack_of("index", it) for it in backups]
+        self.writer.append(segments=encode(messages.SEGMENTS, added=merged,
+                                           dropped=b"".join(dropped)))
+
+    def tell(self):
+        """The objects of the repository, by name."""
+        self.begin()
+        self.back_up("monday")
+        self.back_up("tuesday", "monday")
+        self.back_up("wednesday", "tuesday")
+        self.merge_segments("monday", "tuesday")
+        marked = self.pack_of("data", "monday")
+        self.writer.append(damage=encode(messages.DAMAGE, packs=marked))
+        self.back_up("thursday", "wednesday", avoid=[marked])
+        self.back_up("empty")
+        self.back_up("zéro")
+        self.back_up("wide")
+        return self.writer.objects
