@@ -10,14 +10,10 @@ import re
 import sys
 from pathlib import Path
 
+from store import s3_client
+
 BUCKET = "backups"
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "formats"
-
-
-def client():
-    import boto3
-
-    return boto3.client("s3", region_name="us-east-1")
 
 
 def store(folder, name, data):
@@ -27,7 +23,7 @@ def store(folder, name, data):
 
 
 def download(prefix, folder):
-    s3 = client()
+    s3 = s3_client()
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix + "/"):
         for key in (item["Key"] for item in page["Contents"]):
             body = s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
@@ -35,7 +31,7 @@ def download(prefix, folder):
 
 
 def upload(folder, prefix):
-    s3 = client()
+    s3 = s3_client()
     for path in (p for p in Path(folder).rglob("*") if p.is_file()):
         key = f"{prefix}/{path.relative_to(folder)}"
         s3.put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
@@ -56,13 +52,18 @@ def undump(text):
     return data
 
 
-def pages(folder):
+def dumped():
+    """The objects on the pages, by name."""
     block = re.compile(r"^```hex name=(\S+)\n(.*?)^```", re.M | re.S)
-    for page in PAGES.glob("*.md"):
-        for name, dump in block.findall(page.read_text()):
-            # The inner node is an example of its own, and no object.
-            if name != "inner":
-                store(folder, name, undump(dump))
+    # Names without a slash are `repository`, and examples of their own that are no objects.
+    return {name: undump(dump) for page in PAGES.glob("*.md")
+            for name, dump in block.findall(page.read_text())
+            if "/" in name or name == "repository"}
+
+
+def pages(folder):
+    for name, data in dumped().items():
+        store(folder, name, data)
 
 
 if __name__ == "__main__":

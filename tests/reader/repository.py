@@ -35,7 +35,7 @@ class Repository:
         """The keys from the first slot that the passphrase opens."""
         demand(1 <= len(passphrase) <= 1024, "a passphrase takes 1 to 1024 bytes")
         stretched = stretch(passphrase, *stretching_of(message))
-        damaged = []
+        damaged, opened = [], False
         for name in filter(SLOT_NAME.fullmatch, self.store.names("keys/")):
             try:
                 with within(name):
@@ -45,6 +45,9 @@ class Repository:
                 continue
             if keys and keys.check(self.header.to_bytes(), checked_part(message)) == message.key_check:
                 return keys
+            opened = opened or keys is not None
+        demand(not opened, "repository: it was changed, or its keys are another repository's: "
+                           "its key check differs")
         demand(not damaged, f"no key slot opens, and some are damaged: {', '.join(damaged)}")
         raise Refused("the passphrase is none of this repository's")
 

@@ -24,6 +24,10 @@ def positions_of(node, lists, limit):
     return ascending(node.positions, "a node's positions")
 
 
+def name_of(ref):
+    return f"node {ref.ordinal} of {object_name('tree', ref.pack)}"
+
+
 class Volume:
     """One volume in one backup. `see` may be overridden to look at each place that is read."""
 
@@ -51,27 +55,32 @@ class Volume:
 
     def walk(self, ref, height, index, write):
         if height == 0:
-            return self.leaf(self.node(ref, messages.LEAF), index * LEAF_CHUNKS, write)
+            return self.leaf(ref, index * LEAF_CHUNKS, write)
         node = self.node(ref, messages.INNER)
-        positions = positions_of(node, [node.children], INNER_CHILDREN)
+        with within(name_of(ref)):
+            positions = positions_of(node, [node.children], INNER_CHILDREN)
         for position, child in zip(positions, node.children):
             self.walk(child, height - 1, index * INNER_CHILDREN + position, write)
 
-    def leaf(self, leaf, first, write):
-        packs, ids = items(leaf.packs, 24, "a pack table"), items(leaf.ids, 32, "a list of ids")
-        lists = [ids, leaf.pack, leaf.ordinals, leaf.offsets, leaf.stored_bytes]
-        for position, *place in zip(positions_of(leaf, lists, LEAF_CHUNKS), *lists):
-            demand(first + position < self.chunks, "a chunk lies behind the volume's end")
-            start = (first + position) * self.root.chunk_bytes
-            with within(f"the chunk at byte {start}"):
-                write(start, self.chunk(start, packs, *place))
+    def leaf(self, ref, first, write):
+        leaf = self.node(ref, messages.LEAF)
+        with within(name_of(ref)):
+            packs, ids = items(leaf.packs, 24, "a pack table"), items(leaf.ids, 32, "a list of ids")
+            lists = [ids, leaf.pack, leaf.ordinals, leaf.offsets, leaf.stored_bytes]
+            positions = positions_of(leaf, lists, LEAF_CHUNKS)
+            demand(all(first + it < self.chunks for it in positions),
+                   "a chunk lies behind the volume's end")
+            demand(all(it < len(packs) for it in leaf.pack), "a pack is outside the leaf's table")
+        for position, chunk_id, pack, *place in zip(positions, *lists):
+            self.chunk((first + position) * self.root.chunk_bytes, chunk_id,
+                       (packs[pack], *place), write)
 
-    def chunk(self, start, packs, chunk_id, pack, ordinal, offset, stored_bytes):
-        demand(pack < len(packs), "its pack is outside the leaf's table")
-        self.see("data", packs[pack], ordinal, (chunk_id, offset, stored_bytes))
-        length = min(self.root.chunk_bytes, self.root.volume_bytes - start)
-        place = packs[pack], ordinal, offset, stored_bytes
-        return self.take(chunk_id, place, length)
+    def chunk(self, start, chunk_id, place, write):
+        with within(f"the chunk at byte {start}"):
+            pack, ordinal, offset, stored_bytes = place
+            self.see("data", pack, ordinal, (chunk_id, offset, stored_bytes))
+            length = min(self.root.chunk_bytes, self.root.volume_bytes - start)
+            write(start, self.take(chunk_id, place, length))
 
     def take(self, chunk_id, place, length):
         return self.packs.chunk(chunk_id, *place, length)

@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""Repositories and known answers in tests/vectors, made by writer.py from docs/formats alone.
+
+    vectors.py pages           the writer makes the repository on the pages, byte for byte
+    vectors.py write FOLDER    write all files into a new folder
+    vectors.py check FOLDER    read them: every backup, and everything that is to be refused
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from blake3 import blake3
+
+import frame
+import messages
+import objects
+import restore
+from failures import failures_of
+from hostile import CASES, FULL, Hostile
+from messages import encode
+from primitives import known_answers
+from refused import Refused, demand, within
+from repository import Repository
+from scenario import BACKUPS, CHUNK_BYTES, PASSPHRASES, RECIPES, Story
+from writer import Volume, Writer
+
+# What the pages have for random bytes: the first byte, the others count up.
+RANDOM_OF_THE_PAGES = {
+    "repository id": 0x10, "data pack of monday": 0xd0, "tree pack of monday": 0xe0,
+    "index pack of monday": 0xf0, "ref set of monday": 0x20, "commit of monday": 0x30,
+    "nonce of log/0000000000000001": 0x40, "tree pack of tuesday": 0xe0,
+    "ref set of tuesday": 0x50, "commit of tuesday": 0x60, "nonce of log/0000000000000002": 0x70}
+
+
+def written_as_on_the_pages():
+    def random(what, length):
+        return bytes(range(RANDOM_OF_THE_PAGES[what], RANDOM_OF_THE_PAGES[what] + length))
+    sessions = [bytes.fromhex(f"5e5510000000000{n}") for n in (1, 2)]
+    writer = Writer(random, 65536)
+    writer.put("repository", frame.REPOSITORY, encode(
+        messages.REPOSITORY, id=writer.repository, chunk_bytes=65536, created_ms=1749999999000))
+    volume = Volume("data", "2d7a1c9e-5b0f-4c38-9e61-0a4f7be3d512", 131584,
+                    {0: b"A" * 65536, 2: b"B" * 512})
+    monday = writer.back_up("monday", volume, 1750000000000, session=sessions[0],
+                            sent=len(writer.objects["repository"]))
+    writer.back_up("tuesday", volume, 1750086400000, monday, session=sessions[1])
+    return writer.objects
+
+
+def pages():
+    dumped, written = objects.dumped(), written_as_on_the_pages()
+    demand(dumped.keys() == written.keys(), "the writer makes other objects than the pages have")
+    for name, data in dumped.items():
+        demand(data == written[name], f"the writer makes another {name} than the pages have")
+    print(f"{len(dumped)} objects as on the pages")
+
+
+class Content:
+    """Hash of a volume's bytes, without holding them all."""
+
+    def __init__(self, volume_bytes):
+        self.left, self.hash, self.at = volume_bytes, blake3(), 0
+
+    def write(self, start, data):
+        self.skip(start)
+        self.hash.update(data)
+        self.at += len(data)
+
+    def skip(self, end):
+        while self.at < end:
+            length = min(end - self.at, 1 << 20)
+            self.hash.update(bytes(length))
+            self.at += length
+
+    def digest(self):
+        self.skip(self.left)
+        return self.hash.hexdigest()
+
+
+def expected_of(volume_bytes, pieces):
+    content = Content(volume_bytes)
+    for it in pieces:
+        content.write(it["at"], RECIPES[it["recipe"]](it["source"], it["bytes"]))
+    return {"volume_bytes": volume_bytes, "blake3": content.digest(), "pieces": pieces}
+
+
+def expected_of_hostile(case):
+    pieces = [{"at": 0, "bytes": len(case.chunk), "recipe": "lines", "source": "a short volume"}]
+    if case.chunk == FULL:
+        pieces = [{"at": 0, "bytes": len(FULL), "recipe": "byte", "source": 65}]
+    return expected_of(case.volume_bytes, pieces)
+
+
+def write(folder):
+    stories = {name: Story(name) for name in ("plain", "encrypted")}
+    repositories = {name: story.tell() for name, story in stories.items()}
+    repositories["hostile"] = Hostile().tell()
+    for repository, found in repositories.items():
+        for name, data in found.items():
+            objects.store(Path(folder, repository), name, data)
+    backups = {name: expected_of(volume_bytes, pieces)
+               for name, (_, volume_bytes, pieces, _) in BACKUPS.items()}
+    good = {name: expected_of_hostile(it) for name, it in CASES.items() if it.because is None}
+    failures = [it for name, story in stories.items() for it in failures_of(name, story)]
+    failures += [{"what": it.because, "outcome": "refused", "repository": "hostile",
+                  "passphrase": None, "backup": name} for name, it in CASES.items() if it.because]
+    expected = {
+        "repositories": {
+            "plain": {"chunk_bytes": CHUNK_BYTES, "passphrases": [], "backups": backups},
+            "encrypted": {"chunk_bytes": CHUNK_BYTES, "passphrases": list(PASSPHRASES.values()),
+                          "backups": backups},
+            "hostile": {"chunk_bytes": CHUNK_BYTES, "passphrases": [], "backups": good}},
+        "changes": failures}
+    for name, content in (("expected", expected), ("primitives", known_answers())):
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        Path(folder, f"{name}.json").write_text(text + "\n")
+
+
+class Changed:
+    """The objects of a repository in memory, with the changes of a failure."""
+
+    def __init__(self, whole, change):
+        self.objects = dict(whole)
+        for name, source in change.get("copy", {}).items():
+            self.objects[name] = whole[source]
+        for name, data in change.get("put", {}).items():
+            self.objects[name] = bytes.fromhex(data)
+        for name, at, mask in change.get("flip", []):
+            data = self.objects[name]
+            self.objects[name] = data[:at] + bytes([data[at] ^ mask]) + data[at + 1:]
+        for name in change.get("remove", []):
+            del self.objects[name]
+
+    def names(self, prefix):
+        return sorted(name for name in self.objects if name.startswith(prefix))
+
+    def read(self, name):
+        demand(name in self.objects, f"{name} is missing")
+        return self.objects[name]
+
+    def size(self, name):
+        return len(self.read(name))
+
+    def read_range(self, name, offset, length):
+        return self.read(name)[offset:offset + length]
+
+
+def hash_of(store, passphrase, backup):
+    """The hash of a backup's volume, or the sentence with which it is refused."""
+    try:
+        encoded = None if passphrase is None else passphrase.encode()
+        with within(backup):
+            volume = restore.backup_of(Repository(store, encoded), backup)
+            content = Content(volume.root.volume_bytes)
+            volume.write_to(content.write)
+    except Refused as refused:
+        return None, str(refused)
+    return content.digest(), None
+
+
+def check(folder):
+    expected = json.loads(Path(folder, "expected.json").read_text())
+    whole, restored = {}, 0
+    for repository, it in expected["repositories"].items():
+        root = Path(folder, repository)
+        whole[repository] = {str(path.relative_to(root)): path.read_bytes()
+                             for path in root.rglob("*") if path.is_file()}
+        for passphrase in it["passphrases"] or [None]:
+            for backup, volume in it["backups"].items():
+                content, refusal = hash_of(Changed(whole[repository], {}), passphrase, backup)
+                demand(content == volume["blake3"], f"{repository}, {backup}: {refusal or 'wrong'}")
+                restored += 1
+    for change in expected["changes"]:
+        backups = expected["repositories"][change["repository"]]["backups"]
+        store = Changed(whole[change["repository"]], change)
+        content, refusal = hash_of(store, change["passphrase"], change["backup"])
+        right = content is not None and content == backups[change["backup"]]["blake3"]
+        holds = {"refused": refusal is not None, "restored": right, "either": refusal or right}
+        demand(holds[change["outcome"]], f"not {change['outcome']}: {change}: {refusal}")
+        if "-v" in sys.argv:
+            print(f"{change['what']}: {refusal}")
+    print(f"{restored} backups restored, {len(expected['changes'])} changes held")
+
+
+if __name__ == "__main__":
+    commands = {"pages": pages, "write": write, "check": check}
+    try:
+        commands[sys.argv[1]](*(it for it in sys.argv[2:] if it != "-v"))
+    except Refused as refused:
+        sys.exit(f"vectors.py: {refused}")
