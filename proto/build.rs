@@ -20,7 +20,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .bytes(".")
         // Requests carry credentials and keys; what holds them must not print.
-        .skip_debug([".proto.DataSource.S3", ".proto.CreateLVRequest"])
+        .skip_debug([
+            ".proto.DataSource.S3",
+            ".proto.CreateLVRequest",
+            ".ringback.repository.v1.Keys",
+        ])
         .compile_fds(served)?;
     Ok(())
 }

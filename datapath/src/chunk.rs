@@ -1,21 +1,21 @@
 //! A chunk on its way into the store. Each stage has a type of its own:
 //!
 //! [`RawChunk`] (read) -> [`HashedChunk`] (hashed, not zero) -> [`NewChunk`] (dedupe does not know
-//! it) -> [`SealedChunk`] (as it will lie in a pack). What dedupe knows cannot be sealed.
+//! it) -> [`EncodedChunk`] (as it will lie in a pack). What dedupe knows cannot be encoded.
 
 use std::fmt;
 
-use bytes::Bytes;
-
-use crate::arena::Slot;
+use crate::{
+    arena::Slot,
+    codec::{Compressor, Effort},
+    crypt::Hashing,
+    record::Record,
+};
 
 /// Smallest chunk size.
 pub const CHUNK_BYTES_MIN: u32 = 64 << 10;
 /// Largest chunk size.
 pub const CHUNK_BYTES_MAX: u32 = 4 << 20;
-
-/// First byte of a stored chunk: how the bytes behind it are to be read.
-pub(crate) const CODEC_RAW: u8 = 0;
 
 /// Bytes per chunk of a repository: a power of two, 64 KiB to 4 MiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,16 +62,10 @@ impl ChunkIndex {
     }
 }
 
-/// BLAKE3 of a chunk's plaintext.
+/// BLAKE3 of a chunk's plaintext, keyed in an encrypted repository:
+/// [`Hashing`](crate::crypt::Hashing) makes it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChunkId(pub [u8; 32]);
-
-impl ChunkId {
-    /// The id of these bytes.
-    pub fn of(bytes: &[u8]) -> Self {
-        Self(*blake3::hash(bytes).as_bytes())
-    }
-}
 
 impl fmt::Debug for ChunkId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -109,22 +103,21 @@ pub struct HashedChunk {
 pub struct NewChunk(HashedChunk);
 
 /// A chunk as it will lie in a pack.
-pub struct SealedChunk {
+pub struct EncodedChunk {
     pub(crate) id: ChunkId,
-    /// Codec byte and payload, to be stored one behind the other.
-    pub(crate) record: [Bytes; 2],
+    pub(crate) record: Record,
 }
 
 impl RawChunk {
     /// Tests for zero and hashes. Computes; not for a ring thread.
-    pub fn hash(self) -> Hashed {
+    pub fn hash(self, hashing: &Hashing) -> Hashed {
         let bytes = &self.slot[..self.len];
         if is_zero(bytes) {
             return Hashed::Zero(self.index, self.len);
         }
         Hashed::Data(HashedChunk {
             index: self.index,
-            id: ChunkId::of(bytes),
+            id: hashing.chunk_id(bytes),
             slot: self.slot,
             len: self.len,
         })
@@ -156,15 +149,18 @@ impl HashedChunk {
 impl NewChunk {
     /// Turns the chunk into what is stored, without copying it: the buffer goes home when the
     /// store has acknowledged the part that it is in.
-    pub fn seal(self) -> SealedChunk {
+    pub fn into_raw(self) -> EncodedChunk {
         let HashedChunk { id, slot, len, .. } = self.0;
-        SealedChunk {
-            id,
-            record: [
-                Bytes::from_static(&[CODEC_RAW]),
-                Bytes::from_owner(slot).slice(..len),
-            ],
-        }
+        let record = Record::raw(slot, len);
+        EncodedChunk { id, record }
+    }
+
+    /// Turns the chunk into what is stored: compressed, if that is worth it. Computes; not for a
+    /// ring thread.
+    pub(crate) fn compress(self, effort: Effort, compressor: &mut Compressor) -> EncodedChunk {
+        let HashedChunk { id, slot, len, .. } = self.0;
+        let record = Record::compressed(slot, len, effort, compressor);
+        EncodedChunk { id, record }
     }
 }
 
@@ -180,7 +176,7 @@ pub fn is_zero(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arena::Arena;
+    use crate::{arena::Arena, part::PartBuffer};
 
     #[test]
     fn one_bit_anywhere_makes_a_chunk_not_zero() {
@@ -211,7 +207,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_sealed_chunk_keeps_its_buffer_until_the_last_copy_is_gone() {
+    async fn a_raw_chunk_keeps_its_buffer_until_the_last_copy_of_its_part_is_gone() {
         let arena = Arena::new(1, 4096).expect("mmap");
         let mut slot = arena.acquire().await;
         slot.fill(5);
@@ -220,13 +216,14 @@ mod tests {
             slot,
             len: 4096,
         };
-        let Hashed::Data(hashed) = raw.hash() else {
+        let Hashed::Data(hashed) = raw.hash(&Hashing::PLAIN) else {
             panic!("not zero");
         };
-        assert_eq!(hashed.id(), ChunkId::of(&[5; 4096]));
-        let sealed = hashed.into_new().seal();
-        let copy = sealed.record[1].clone();
-        drop(sealed);
+        assert_eq!(hashed.id(), Hashing::PLAIN.chunk_id(&[5; 4096]));
+        let mut part = PartBuffer::default();
+        hashed.into_new().into_raw().record.put_into(&mut part, None);
+        let copy = part.take_rest().pieces()[1].clone();
+        drop(part);
         assert_eq!(copy, &[5u8; 4096][..]);
         let waiting = tokio::spawn(async move { arena.acquire().await.len() });
         tokio::task::yield_now().await;

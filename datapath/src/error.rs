@@ -76,6 +76,30 @@ pub enum Error {
         /// The place.
         repository: String,
     },
+    /// It can be opened with a passphrase only.
+    #[error(
+        "{repository} is encrypted; give its passphrase (encryption_key of a request, \
+         RINGBACK_PASSPHRASE or --passphrase-file of a command)"
+    )]
+    Encrypted {
+        /// The place.
+        repository: String,
+    },
+    /// A passphrase was given for what has none.
+    #[error(
+        "{repository} is not encrypted, and repositories are encrypted from their beginning or \
+         never; leave the passphrase out, or choose another path"
+    )]
+    NotEncrypted {
+        /// The place.
+        repository: String,
+    },
+    /// The passphrase is none of the repository's.
+    #[error("the passphrase is none of those that open {repository}")]
+    WrongPassphrase {
+        /// The place.
+        repository: String,
+    },
     /// There is no such backup.
     #[error("there is no backup {backup:?} in {repository}")]
     NoBackup {
@@ -185,6 +209,9 @@ impl Error {
                 FormatError::Misplaced(_) | FormatError::Damaged(_) => ErrorKind::Damaged,
             },
             Self::Missing { .. } | Self::Chunk { .. } => ErrorKind::Damaged,
+            Self::Encrypted { .. } | Self::NotEncrypted { .. } | Self::WrongPassphrase { .. } => {
+                ErrorKind::Denied
+            }
             Self::NoRepository { .. } | Self::NoBackup { .. } => ErrorKind::NotFound,
             Self::NameTaken { .. } => ErrorKind::NameTaken,
             Self::TooSmall { .. } => ErrorKind::TooSmall,

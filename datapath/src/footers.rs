@@ -37,7 +37,7 @@ pub(crate) async fn fetch_footer(
     let mut tail_start = bytes.saturating_sub(TAIL_BYTES).max(header);
     loop {
         let tail = range(tail_start, bytes).await?;
-        let read = read_footer(kind, name, repository.id(), &head, &tail, bytes);
+        let read = read_footer(kind, name, repository.domain(), &head, &tail, bytes);
         if let Some(footer) = read.map_err(refuse)? {
             return Ok(footer);
         }

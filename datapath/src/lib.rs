@@ -9,24 +9,30 @@
 //!
 //! A verification ([`verify::run`]): what the backups need is there, and is what it should be.
 //!
-//! What lies in the store is in [`format`]; how it gets there in [`store`] and [`repository`].
+//! What lies in the store is in [`format`]; how it gets there in [`store`] and [`repository`]; what
+//! seals it in [`crypt`], and who may open it in [`keys`].
 //! This crate knows nothing of gRPC, YAML or LVM.
 
 pub mod arena;
 pub mod backup;
 pub mod chunk;
+pub mod codec;
 pub mod copy;
+pub mod crypt;
 pub mod device;
 pub mod error;
 mod footers;
 pub mod format;
 pub mod index;
+pub mod keys;
 pub mod log;
 pub mod packer;
 mod parent;
+mod part;
 pub mod progress;
 pub mod ranges;
 pub mod reader;
+pub mod record;
 pub mod refs;
 pub mod repository;
 pub mod restore;

@@ -278,7 +278,7 @@ mod tests {
     async fn an_entry_that_comes_in_damaged_is_fetched_again() {
         let store = Arc::new(FakeStore::new());
         let size = ChunkSize::new(64 << 10).expect("valid");
-        let repository = Repository::open_or_create(Arc::clone(&store) as _, size)
+        let repository = Repository::open_or_create(Arc::clone(&store) as _, size, None)
             .await
             .expect("made");
         let mut log = Log::replay(&repository).await.expect("replay");
@@ -300,7 +300,7 @@ mod tests {
     async fn a_slot_that_somebody_else_was_about_to_take_is_tried_again_after_a_while() {
         let store = Arc::new(FakeStore::new());
         let size = ChunkSize::new(64 << 10).expect("valid");
-        let repository = Repository::open_or_create(Arc::clone(&store) as _, size)
+        let repository = Repository::open_or_create(Arc::clone(&store) as _, size, None)
             .await
             .expect("made");
         let mut log = Log::replay(&repository).await.expect("replay");

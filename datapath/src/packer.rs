@@ -6,9 +6,8 @@
 //!
 //! Ordering rule: a pack is handed out as finished only when the store has all of it.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
-use bytes::Bytes;
 use ringback_proto::repository::PackFooter;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
@@ -19,6 +18,8 @@ use crate::{
         name::{ObjectKind, PackName, SessionId},
         pack::{Layout, Place},
     },
+    part::PartBuffer,
+    record::{Record, Seal},
     repository::Repository,
     store::{ObjectStore, Payload, StoreError, Upload},
     tasks::joined,
@@ -101,11 +102,12 @@ impl PackWriter {
         }
     }
 
-    /// Appends a record, given in pieces, and tells where it will lie.
+    /// Appends the record of the chunk or the node `id`, and tells where it will lie.
     ///
     /// Waits when the store falls behind. An upload that failed is reported here, or at the end.
-    pub async fn append(&mut self, id: &[u8; 32], record: &[Bytes]) -> Result<Place, Error> {
-        let len: usize = record.iter().map(Bytes::len).sum();
+    pub async fn append(&mut self, id: &[u8; 32], record: Record) -> Result<Place, Error> {
+        let shape = self.repository.shape();
+        let len = record.stored_bytes(shape);
         let is_full = self
             .open
             .as_ref()
@@ -117,9 +119,9 @@ impl PackWriter {
         let sizes = self.sizes;
         let open = self.open_pack();
         let place = open.layout.push(id, len);
-        for piece in record {
-            open.part.push(piece.clone());
-        }
+        // Pack and ordinal are known, and nobody else has the record's bytes.
+        let seal = Seal::of(open.layout.key(), &place, id);
+        record.put_into(&mut open.part, seal.as_ref());
         while let Some(part) = open.part.take_full(sizes.part_bytes) {
             if open.parts.send(Part::Full(part)).await.is_err() {
                 return Err(self.failure().await);
@@ -146,7 +148,7 @@ impl PackWriter {
         self.open.get_or_insert_with(|| {
             let name = PackName::random(self.session, self.sequence);
             self.sequence += 1;
-            let layout = Layout::new(self.kind, name, self.repository.id());
+            let layout = Layout::new(self.kind, name, self.repository.domain());
             let mut part = PartBuffer::default();
             part.push(layout.header());
             // One part waits here, one in the uploader's hand: enough to keep it busy.
@@ -204,45 +206,6 @@ impl PackWriter {
             }
         }
         unreachable!("an uploader ends early only with an error")
-    }
-}
-
-/// Pieces waiting to become a part.
-#[derive(Default)]
-struct PartBuffer {
-    pieces: VecDeque<Bytes>,
-    bytes: usize,
-}
-
-impl PartBuffer {
-    fn push(&mut self, piece: Bytes) {
-        self.bytes += piece.len();
-        self.pieces.push_back(piece);
-    }
-
-    /// A part of exactly `part_bytes`, as soon as there is more than one: the last part is
-    /// whatever is left at the end.
-    fn take_full(&mut self, part_bytes: u32) -> Option<Payload> {
-        let part_bytes = part_bytes as usize;
-        (self.bytes > part_bytes).then(|| self.take(part_bytes))
-    }
-
-    fn take_rest(&mut self) -> Payload {
-        self.take(self.bytes)
-    }
-
-    fn take(&mut self, mut wanted: usize) -> Payload {
-        let mut payload = Payload::default();
-        self.bytes -= wanted;
-        while wanted > 0 {
-            let mut piece = self.pieces.pop_front().expect("`bytes` is the sum of them");
-            if piece.len() > wanted {
-                self.pieces.push_front(piece.split_off(wanted));
-            }
-            wanted -= piece.len();
-            payload.push(piece);
-        }
-        payload
     }
 }
 
@@ -353,8 +316,6 @@ impl Drop for AbortUnlessDone {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     #[test]
@@ -371,28 +332,6 @@ mod tests {
             (u64::MAX, 1, 128 << 20),
         ] {
             assert_eq!(sizes.for_data(data, packs_min).pack_bytes, pack_bytes);
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn parts_are_of_one_size_and_hold_every_byte_in_order(
-            pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..70), 0..40),
-            part_bytes in 1..100u32,
-        ) {
-            let mut buffer = PartBuffer::default();
-            let mut sizes = Vec::new();
-            for piece in &pieces {
-                buffer.push(Bytes::copy_from_slice(piece));
-                while let Some(part) = buffer.take_full(part_bytes) {
-                    sizes.push(part.len());
-                }
-            }
-            prop_assert!(sizes.iter().all(|&size| size == u64::from(part_bytes)));
-            let rest = buffer.take_rest().len();
-            prop_assert!(rest <= u64::from(part_bytes));
-            let total: usize = pieces.iter().map(Vec::len).sum();
-            prop_assert_eq!(sizes.iter().sum::<u64>() + rest, total as u64);
         }
     }
 }

@@ -7,6 +7,7 @@ use futures::{Stream, StreamExt, TryStreamExt, stream};
 use crate::{
     arena::Arena,
     chunk::{ChunkIndex, ChunkSize, Hashed, RawChunk},
+    crypt::Hashing,
     device::{Device, Extent},
     error::Error,
     progress::Progress,
@@ -97,6 +98,7 @@ impl VolumeReader {
     pub fn read_and_hash(
         self,
         plan: ReadPlan,
+        hashing: Hashing,
         progress: &Arc<Progress>,
     ) -> impl Stream<Item = Result<Hashed, Error>> + use<> {
         let Self {
@@ -107,7 +109,7 @@ impl VolumeReader {
         let size = plan.size;
         let queue = Arc::new(queue);
         let progress = Arc::clone(progress);
-        let hashing = std::thread::available_parallelism().map_or(2, usize::from) * 2;
+        let threads = std::thread::available_parallelism().map_or(2, usize::from) * 2;
         stream::iter(plan.chunks())
             .then(move |(index, len)| {
                 let arena = arena.clone();
@@ -126,8 +128,11 @@ impl VolumeReader {
                 }
             })
             .buffered(depth)
-            .map_ok(|chunk| blocking(move || chunk.hash()))
-            .try_buffered(hashing)
+            .map_ok(move |chunk| {
+                let hashing = hashing.clone();
+                blocking(move || chunk.hash(&hashing))
+            })
+            .try_buffered(threads)
     }
 }
 

@@ -1,6 +1,7 @@
 //! A repository: a prefix in a store that an object named `repository` makes one.
 //!
-//! Owns the way from object names to checked messages and bytes. Knows nothing of volumes.
+//! Owns the way from object names to checked messages and bytes, sealed and opened where the
+//! repository is encrypted. Knows nothing of volumes.
 
 use std::{
     sync::Arc,
@@ -13,12 +14,17 @@ use ringback_proto::repository::{IndexSegment, Repository as RepositoryMessage};
 
 use crate::{
     chunk::ChunkSize,
+    crypt::{Hashing, PackKey, Passphrase},
     error::Error,
     format::{
         FormatError,
+        domain::{Domain, KeyEpoch},
         name::{ObjectKind, PackName, REPOSITORY, SessionId, random},
         object::{self, RepositoryId},
+        pack::pack_key,
     },
+    keys::{Lock, Unlocked},
+    record::Shape,
     store::{ObjectStore, PutNew, StoreError},
 };
 
@@ -37,79 +43,98 @@ const CREATION_PAUSES: [Duration; 3] = [
 #[derive(Clone)]
 pub struct Repository {
     store: Arc<dyn ObjectStore>,
-    id: RepositoryId,
+    domain: Domain,
+    /// `None`: it is not encrypted.
+    unlocked: Option<Arc<Unlocked>>,
     chunk_size: ChunkSize,
 }
 
+/// What the object `repository` says.
+struct Described {
+    id: RepositoryId,
+    chunk_size: ChunkSize,
+    /// `None`: it is not encrypted.
+    lock: Option<Lock>,
+}
+
 impl Repository {
-    /// Opens the repository in `store`.
-    pub async fn open(store: Arc<dyn ObjectStore>) -> Result<Self, Error> {
-        for tries in 1.. {
-            let read = match store.get(REPOSITORY).await {
-                Ok(bytes) => Self::read(Arc::clone(&store), bytes),
-                Err(StoreError::NotFound { .. }) => Err(Error::NoRepository {
-                    repository: store.describe(),
-                }),
-                Err(error) => Err(error.into()),
-            };
-            if !is_worth_another_try(&read, tries) {
-                return read;
+    /// Opens the repository in `store`. One that is encrypted needs a passphrase, and no other
+    /// takes one.
+    pub async fn open(
+        store: Arc<dyn ObjectStore>,
+        passphrase: Option<&Passphrase>,
+    ) -> Result<Self, Error> {
+        let described = describe(&store).await?;
+        let unlocked = match (described.lock, passphrase) {
+            (None, None) => None,
+            (Some(lock), Some(passphrase)) => Some(lock.open(&store, passphrase).await?),
+            (None, Some(_)) => {
+                let repository = store.describe();
+                return Err(Error::NotEncrypted { repository });
             }
-        }
-        unreachable!("the last try's outcome is returned")
+            (Some(_), None) => {
+                let repository = store.describe();
+                return Err(Error::Encrypted { repository });
+            }
+        };
+        let unlocked = unlocked.map(Arc::new);
+        let keys = unlocked.as_ref().map(|it| Arc::clone(&it.keys));
+        let id = described.id;
+        Ok(Self {
+            store,
+            domain: Domain { id, keys },
+            unlocked,
+            chunk_size: described.chunk_size,
+        })
     }
 
-    /// Opens the repository in `store`, or makes one with chunks of `chunk_size`.
+    /// Opens the repository in `store`, or makes one with chunks of `chunk_size`, encrypted if
+    /// there is a passphrase.
     pub async fn open_or_create(
         store: Arc<dyn ObjectStore>,
         chunk_size: ChunkSize,
+        passphrase: Option<&Passphrase>,
     ) -> Result<Self, Error> {
-        match Self::open(Arc::clone(&store)).await {
-            Err(Error::NoRepository { .. }) => Self::create(store, chunk_size).await,
+        match Self::open(Arc::clone(&store), passphrase).await {
+            Err(Error::NoRepository { .. }) => Self::create(store, chunk_size, passphrase).await,
             opened => opened,
         }
     }
 
-    async fn create(store: Arc<dyn ObjectStore>, chunk_size: ChunkSize) -> Result<Self, Error> {
+    async fn create(
+        store: Arc<dyn ObjectStore>,
+        chunk_size: ChunkSize,
+        passphrase: Option<&Passphrase>,
+    ) -> Result<Self, Error> {
         let id = RepositoryId(random());
-        let message = RepositoryMessage {
+        let mut message = RepositoryMessage {
             id: Bytes::copy_from_slice(&id.0),
             chunk_bytes: chunk_size.bytes(),
             created_ms: now_ms(),
+            ..RepositoryMessage::default()
         };
-        let bytes = object::encode(ObjectKind::Repository, id, REPOSITORY, &message);
-        probe(&store, id).await?;
+        let mut domain = Domain::plain(id);
+        if let Some(passphrase) = passphrase {
+            let (keys, slot, bytes) = Lock::make(id, &mut message, passphrase).await?;
+            domain.keys = Some(keys);
+            probe(&store, &domain).await?;
+            // Should somebody else make the repository, this slot stays and opens nothing.
+            store.put(&slot.object(), bytes.into()).await?;
+        } else {
+            probe(&store, &domain).await?;
+        }
+        let (kind, epoch) = (ObjectKind::Repository, domain.epoch());
+        let bytes = object::encode_clear(kind, epoch, id, REPOSITORY, &message);
         // Whoever was first, the object is there now. But a store may tell the second before the
         // first is done, or has failed.
         for pause in CREATION_PAUSES {
             store.put_new(REPOSITORY, bytes.clone()).await?;
-            match Self::open(Arc::clone(&store)).await {
+            match Self::open(Arc::clone(&store), passphrase).await {
                 Err(Error::NoRepository { .. }) => tokio::time::sleep(pause).await,
                 opened => return opened,
             }
         }
-        Self::open(store).await
-    }
-
-    fn read(store: Arc<dyn ObjectStore>, bytes: Bytes) -> Result<Self, Error> {
-        let refuse = |source| Error::Object {
-            object: REPOSITORY.to_owned(),
-            repository: store.describe(),
-            source,
-        };
-        let (id, message) =
-            object::decode::<RepositoryMessage>(ObjectKind::Repository, None, REPOSITORY, bytes)
-                .map_err(refuse)?;
-        if message.id[..] != id.0[..] {
-            return Err(refuse(FormatError::Damaged("its ids differ")));
-        }
-        let chunk_size = ChunkSize::new(message.chunk_bytes)
-            .ok_or_else(|| refuse(FormatError::Damaged("its chunk size is none")))?;
-        Ok(Self {
-            store,
-            id,
-            chunk_size,
-        })
+        Self::open(store, passphrase).await
     }
 
     /// The same repository by another way to its store, such as one of more patience.
@@ -131,14 +156,39 @@ impl Repository {
         self.chunk_size
     }
 
-    /// What every object carries.
-    pub(crate) fn id(&self) -> RepositoryId {
-        self.id
+    /// What its objects have in common.
+    pub(crate) fn domain(&self) -> &Domain {
+        &self.domain
+    }
+
+    /// How it makes ids of chunks and nodes.
+    pub fn hashing(&self) -> Hashing {
+        self.domain.hashing()
+    }
+
+    /// Whether what lies in the store is sealed.
+    pub fn is_encrypted(&self) -> bool {
+        self.unlocked.is_some()
+    }
+
+    /// What its records look like.
+    pub(crate) fn shape(&self) -> Shape {
+        Shape::of(self.domain.keys.as_ref())
+    }
+
+    /// The key of one of its packs; `None`: it is not encrypted.
+    pub(crate) fn pack_key(&self, kind: ObjectKind, pack: PackName) -> Option<Arc<PackKey>> {
+        pack_key(&self.domain, kind, pack)
+    }
+
+    /// Its keys; `None`: it is not encrypted.
+    pub(crate) fn unlocked(&self) -> Option<&Unlocked> {
+        self.unlocked.as_deref()
     }
 
     /// Frames a message as an object of this repository.
     pub(crate) fn encode(&self, kind: ObjectKind, object: &str, message: &impl Message) -> Bytes {
-        object::encode(kind, self.id, object, message)
+        object::encode(kind, &self.domain, object, message)
     }
 
     /// Checks and reads an object's bytes.
@@ -148,8 +198,7 @@ impl Repository {
         object: &str,
         bytes: Bytes,
     ) -> Result<M, Error> {
-        object::decode(kind, Some(self.id), object, bytes)
-            .map(|(_, message)| message)
+        object::decode(kind, &self.domain, object, bytes)
             .map_err(|source| self.refuse(object, source))
     }
 
@@ -209,6 +258,49 @@ impl Repository {
     }
 }
 
+/// Fetches and reads the object `repository`.
+async fn describe(store: &Arc<dyn ObjectStore>) -> Result<Described, Error> {
+    for tries in 1.. {
+        let read = match store.get(REPOSITORY).await {
+            Ok(bytes) => read(bytes).map_err(|source| Error::Object {
+                object: REPOSITORY.to_owned(),
+                repository: store.describe(),
+                source,
+            }),
+            Err(StoreError::NotFound { .. }) => Err(Error::NoRepository {
+                repository: store.describe(),
+            }),
+            Err(error) => Err(error.into()),
+        };
+        if !is_worth_another_try(&read, tries) {
+            return read;
+        }
+    }
+    unreachable!("the last try's outcome is returned")
+}
+
+fn read(bytes: Bytes) -> Result<Described, FormatError> {
+    let (header, message) =
+        object::decode_clear::<RepositoryMessage>(ObjectKind::Repository, REPOSITORY, bytes)?;
+    let id = header.repository;
+    if message.id[..] != id.0[..] {
+        return Err(FormatError::Damaged("its ids differ"));
+    }
+    let chunk_size = ChunkSize::new(message.chunk_bytes)
+        .ok_or(FormatError::Damaged("its chunk size is none"))?;
+    let lock = Lock::read(id, message)?;
+    if lock.is_some() != (header.epoch == KeyEpoch::First) {
+        return Err(FormatError::Damaged(
+            "header and body differ in whether it is encrypted",
+        ));
+    }
+    Ok(Described {
+        id,
+        chunk_size,
+        lock,
+    })
+}
+
 /// Whether an object that came in as something else may come in right the next time.
 pub(crate) fn is_worth_another_try<T>(read: &Result<T, Error>, tries: usize) -> bool {
     match read {
@@ -225,10 +317,10 @@ pub(crate) fn is_worth_another_try<T>(read: &Result<T, Error>, tries: usize) -> 
 ///
 /// This comes before there is a repository, so that the next who tries is refused as well. What
 /// stays behind is an empty index segment that nothing refers to.
-async fn probe(store: &Arc<dyn ObjectStore>, id: RepositoryId) -> Result<(), Error> {
+async fn probe(store: &Arc<dyn ObjectStore>, domain: &Domain) -> Result<(), Error> {
     let object = PackName::random(SessionId::random(), 0).object(ObjectKind::IndexSegment);
     let segment = IndexSegment::default();
-    let bytes = object::encode(ObjectKind::IndexSegment, id, &object, &segment);
+    let bytes = object::encode(ObjectKind::IndexSegment, domain, &object, &segment);
     store.put_new(&object, bytes.clone()).await?;
     // An attempt that was cut off and is still at work makes the store answer "exists" too soon;
     // nothing makes it answer "created" twice but overwriting.
@@ -266,20 +358,20 @@ mod tests {
         // Both of the probe, which is content with it, and the first for `repository`.
         store.conflicts.store(3, Ordering::Relaxed);
         let size = ChunkSize::new(64 << 10).expect("valid");
-        Repository::open_or_create(store, size).await.expect("made");
+        Repository::open_or_create(store, size, None).await.expect("made");
     }
 
     #[tokio::test]
     async fn an_object_that_comes_in_damaged_is_fetched_again_before_it_is_called_so() {
         let store = Arc::new(FakeStore::new());
         let size = ChunkSize::new(64 << 10).expect("valid");
-        Repository::open_or_create(Arc::clone(&store) as _, size)
+        Repository::open_or_create(Arc::clone(&store) as _, size, None)
             .await
             .expect("made");
         let tries = u32::try_from(FETCH_TRIES).expect("few");
         for (flips, is_read) in [(tries - 1, true), (tries, false)] {
             store.whole_flips.store(flips, Ordering::Relaxed);
-            let opened = Repository::open(Arc::clone(&store) as _).await;
+            let opened = Repository::open(Arc::clone(&store) as _, None).await;
             assert_eq!(opened.is_ok(), is_read, "{flips}");
         }
     }
@@ -291,7 +383,7 @@ mod tests {
         let store: Arc<dyn ObjectStore> = Arc::new(store);
         let size = ChunkSize::new(64 << 10).expect("valid");
         for _ in 0..2 {
-            let made = Repository::open_or_create(Arc::clone(&store), size).await;
+            let made = Repository::open_or_create(Arc::clone(&store), size, None).await;
             assert!(matches!(made, Err(Error::UnsuitableStore { .. })));
         }
     }

@@ -49,7 +49,7 @@ impl Session {
     ) -> Result<Self, Error> {
         let mut left = BTreeMap::new();
         for run in 0.. {
-            let id = SessionId::of(repository.id(), volume_identity, parent_commit, run);
+            let id = SessionId::of(repository.domain(), volume_identity, parent_commit, run);
             let of_this_run = packs_of(repository, id).await?;
             give_up_uploads(repository, id).await;
             let is_ours = of_this_run.is_empty() || run == RUNS_MAX;

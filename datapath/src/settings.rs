@@ -47,11 +47,12 @@ impl Default for Settings {
 impl Settings {
     /// Slots of `slot_bytes` that fit the buffers.
     ///
-    /// At least what a part holds back until it is full, the slot that it shares with the part
-    /// before, and the one that fills it: with fewer a backup would wait for itself.
+    /// At least what a part holds back until it is full, which may take twice its bytes
+    /// ([`PartBuffer`](crate::part)), the slot that it shares with the part before, and the one that
+    /// fills it: with fewer a backup would wait for itself.
     pub(crate) fn slots(&self, slot_bytes: usize) -> usize {
         let part_slots = (self.data_packs.part_bytes as usize).div_ceil(slot_bytes);
-        (self.buffer_bytes / slot_bytes).max(part_slots + 2)
+        (self.buffer_bytes / slot_bytes).max(2 * part_slots + 2)
     }
 }
 
@@ -60,12 +61,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buffers_keep_to_their_bytes_and_always_hold_more_than_a_part() {
+    fn buffers_keep_to_their_bytes_and_always_hold_more_than_two_parts() {
         let mut settings = Settings::default();
         assert_eq!(settings.slots(256 << 10) * (256 << 10), 96 << 20);
         // Few large buffers, however deep the queue.
         assert_eq!(settings.slots(4 << 20) * (4 << 20), 96 << 20);
         settings.data_packs.part_bytes = 512 << 20;
-        assert!(settings.slots(64 << 10) > (512 << 20) / (64 << 10));
+        assert!(settings.slots(64 << 10) > (1 << 30) / (64 << 10));
     }
 }

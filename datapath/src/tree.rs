@@ -1,13 +1,17 @@
 //! Writing and reading the tree that describes one volume in one backup.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
     chunk::{ChunkId, ChunkIndex},
+    crypt::{Hashing, PackKey},
     error::Error,
     format::{
         FormatError,
@@ -15,11 +19,11 @@ use crate::{
         pack::Place,
         tree::{
             Entry, HEIGHT_MAX, INNER_CHILDREN, InnerNode, LEAF_CHUNKS, Leaf, NodeRef, height_for,
-            node_id,
         },
     },
     packer::PackWriter,
     ranges::{Range, coalesce},
+    record::{Record, Seal},
     repository::{FETCH_TRIES, Repository},
     tasks::joined,
 };
@@ -34,6 +38,7 @@ const FETCHES: usize = 4;
 /// Builds a tree from chunks in the volume's order.
 pub struct TreeWriter {
     packer: PackWriter,
+    hashing: Hashing,
     /// Nodes that the store has, by id: those of the parent backup.
     known: HashMap<[u8; 32], NodeRef>,
     height: u32,
@@ -69,10 +74,11 @@ pub struct WrittenTree {
 
 impl TreeWriter {
     /// A tree for a volume of so many chunks, written through `packer`.
-    pub fn new(packer: PackWriter, chunks: u64) -> Self {
+    pub fn new(packer: PackWriter, hashing: Hashing, chunks: u64) -> Self {
         let height = height_for(chunks);
         Self {
             packer,
+            hashing,
             known: HashMap::new(),
             height,
             leaf_index: 0,
@@ -174,11 +180,11 @@ impl TreeWriter {
     }
 
     async fn store(&mut self, bytes: Vec<u8>) -> Result<NodeRef, Error> {
-        let id = node_id(&bytes);
+        let id = self.hashing.node_id(&bytes);
         let node = match self.known.get(&id) {
             Some(known) => *known,
             None => {
-                let place = self.packer.append(&id, &[Bytes::from(bytes)]).await?;
+                let place = self.packer.append(&id, Record::node(bytes)).await?;
                 let node = NodeRef { id, place };
                 self.known.insert(id, node);
                 node
@@ -339,10 +345,11 @@ pub(crate) async fn fetch_nodes(
         })
         .buffer_unordered(FETCHES);
     while let Some((range, bytes)) = fetched.try_next().await? {
+        let key = repository.pack_key(ObjectKind::TreePack, range.pack);
         for (place, at) in &range.records {
             let start = usize::try_from(u64::from(place.offset) - range.start).expect("in memory");
-            let node = bytes.slice(start..start + place.stored_bytes as usize);
-            found[*at] = checked(repository, &nodes[*at], node).await?;
+            let record = bytes.slice(start..start + place.stored_bytes as usize);
+            found[*at] = checked(repository, &nodes[*at], key.as_ref(), record).await?;
         }
     }
     Ok(found)
@@ -359,11 +366,17 @@ async fn fetch_range<T>(repository: &Repository, range: &Range<T>) -> Result<Byt
         .await
 }
 
-/// Holds a node against its id; fetches it again before it is called damaged.
-async fn checked(repository: &Repository, node: &NodeRef, bytes: Bytes) -> Result<Bytes, Error> {
-    let mut bytes = bytes;
+/// Opens a node's record and holds the node against its id; fetches it again before it is called
+/// damaged.
+async fn checked(
+    repository: &Repository,
+    node: &NodeRef,
+    key: Option<&Arc<PackKey>>,
+    record: Bytes,
+) -> Result<Bytes, Error> {
+    let mut record = record;
     for _ in 1..FETCH_TRIES {
-        if node_id(&bytes) == node.id {
+        if let Some(bytes) = opened(repository, node, key, record) {
             return Ok(bytes);
         }
         let place = node.place;
@@ -373,13 +386,31 @@ async fn checked(repository: &Repository, node: &NodeRef, bytes: Bytes) -> Resul
             end: place.end(),
             records: vec![(place, ())],
         };
-        bytes = fetch_range(repository, &alone).await?;
+        record = fetch_range(repository, &alone).await?;
     }
-    if node_id(&bytes) == node.id {
-        return Ok(bytes);
-    }
-    let damaged = FormatError::Damaged("a tree node's bytes do not match its id");
-    Err(refuse(repository, node, damaged))
+    opened(repository, node, key, record).ok_or_else(|| {
+        let damaged = FormatError::Damaged("a tree node's bytes do not match its id");
+        refuse(repository, node, damaged)
+    })
+}
+
+/// The node, if it is what it should be.
+fn opened(
+    repository: &Repository,
+    node: &NodeRef,
+    key: Option<&Arc<PackKey>>,
+    record: Bytes,
+) -> Option<Bytes> {
+    let bytes = match Seal::of(key, &node.place, &node.id) {
+        None => record,
+        Some(seal) => {
+            let mut record = BytesMut::from(&record[..]);
+            let len = seal.open_node(&mut record).ok()?;
+            record.truncate(len);
+            record.freeze()
+        }
+    };
+    (repository.hashing().node_id(&bytes) == node.id).then_some(bytes)
 }
 
 fn refuse(repository: &Repository, node: &NodeRef, source: FormatError) -> Error {
@@ -388,10 +419,7 @@ fn refuse(repository: &Repository, node: &NodeRef, source: FormatError) -> Error
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::{Arc, atomic::Ordering},
-        time::Duration,
-    };
+    use std::{sync::atomic::Ordering, time::Duration};
 
     use super::*;
     use crate::{
@@ -409,7 +437,7 @@ mod tests {
         };
         let session = SessionId([1; 8]);
         let packer = PackWriter::new(repository, session, ObjectKind::TreePack, sizes);
-        let mut tree = TreeWriter::new(packer, batches * BATCH_CHUNKS);
+        let mut tree = TreeWriter::new(packer, repository.hashing(), batches * BATCH_CHUNKS);
         let pack = PackName::random(session, 0);
         for batch in 0..batches {
             let place = Place {
@@ -419,7 +447,7 @@ mod tests {
                 stored_bytes: 100,
             };
             let index = ChunkIndex(batch * BATCH_CHUNKS + batch);
-            let id = ChunkId::of(&batch.to_le_bytes());
+            let id = repository.hashing().chunk_id(&batch.to_le_bytes());
             tree.push(index, id, place).await.expect("push");
         }
         let written = tree.finish().await.expect("finish");
@@ -432,7 +460,7 @@ mod tests {
     async fn leaves_are_fetched_ahead_while_nobody_asks_and_not_without_bound() {
         let store = Arc::new(FakeStore::new());
         let size = ChunkSize::new(64 << 10).expect("valid");
-        let repository = Repository::open_or_create(Arc::clone(&store) as _, size)
+        let repository = Repository::open_or_create(Arc::clone(&store) as _, size, None)
             .await
             .expect("made");
         let tree = write(&repository, 6).await;
@@ -459,7 +487,7 @@ mod tests {
     async fn a_lost_leaf_is_an_error_and_not_an_early_end() {
         let store = Arc::new(FakeStore::new());
         let size = ChunkSize::new(64 << 10).expect("valid");
-        let repository = Repository::open_or_create(Arc::clone(&store) as _, size)
+        let repository = Repository::open_or_create(Arc::clone(&store) as _, size, None)
             .await
             .expect("made");
         let tree = write(&repository, 6).await;

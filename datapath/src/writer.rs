@@ -9,18 +9,19 @@ use ringback_proto::repository::{Commit, Root, Statistics};
 
 use crate::{
     backup::Subject,
-    chunk::{ChunkIndex, ChunkSize, Hashed, HashedChunk},
+    chunk::{ChunkIndex, ChunkSize, EncodedChunk, Hashed, HashedChunk},
     error::Error,
     format::{
         name::{ObjectKind, PackName, SessionId, join_names, pack_table, random},
         pack::Place,
-        tree::{Entry, NodeRef, node_id},
+        tree::{Entry, NodeRef},
     },
     index::{DedupeIndex, SegmentWriter},
     log::Log,
     packer::{PackSizes, PackWriter},
     parent::{Parent, ParentCursor, unless_damaged},
     progress::Progress,
+    record::Record,
     refs::{self, Packs},
     repository::Repository,
     session::Session,
@@ -84,7 +85,7 @@ impl<'a> Writer<'a> {
             index,
             data: PackWriter::new(repository, id, ObjectKind::DataPack, settings.data_packs),
             segments: SegmentWriter::new(repository, id, chunks),
-            tree: TreeWriter::new(tree_packs, chunks),
+            tree: TreeWriter::new(tree_packs, repository.hashing(), chunks),
             statistics: Statistics::default(),
         })
     }
@@ -178,9 +179,9 @@ impl<'a> Writer<'a> {
     }
 
     async fn store(&mut self, chunk: HashedChunk) -> Result<Place, Error> {
-        let sealed = chunk.into_new().seal();
-        let place = self.data.append(&sealed.id.0, &sealed.record).await?;
-        self.index.insert(&sealed.id, place);
+        let EncodedChunk { id, record } = chunk.into_new().into_raw();
+        let place = self.data.append(&id.0, record).await?;
+        self.index.insert(&id, place);
         self.segments.add(self.data.take_finished()).await?;
         Ok(place)
     }
@@ -223,7 +224,7 @@ impl Written {
             volume_handle: subject.volume_handle.clone(),
             volume_identity: subject.volume_identity.clone(),
         };
-        let root = store_root(&mut self.tree, &root).await?;
+        let root = store_root(repository, &mut self.tree, &root).await?;
         self.tree.packer.finish().await?;
         let packs = Packs {
             data: self.tree.data_packs,
@@ -248,10 +249,14 @@ impl Written {
     }
 }
 
-async fn store_root(tree: &mut WrittenTree, root: &Root) -> Result<NodeRef, Error> {
-    let bytes = Bytes::from(root.encode_to_vec());
-    let id = node_id(&bytes);
-    let place = tree.packer.append(&id, &[bytes]).await?;
+async fn store_root(
+    repository: &Repository,
+    tree: &mut WrittenTree,
+    root: &Root,
+) -> Result<NodeRef, Error> {
+    let bytes = root.encode_to_vec();
+    let id = repository.hashing().node_id(&bytes);
+    let place = tree.packer.append(&id, Record::node(bytes)).await?;
     tree.tree_packs.insert(place.pack);
     Ok(NodeRef { id, place })
 }

@@ -158,9 +158,7 @@ class Hostile:
 
     def tell(self):
         """The objects of the repository, by name."""
-        fields = {"id": self.writer.repository, "chunk_bytes": CHUNK_BYTES,
-                  "created_ms": CREATED_MS}
-        self.writer.put("repository", frame.REPOSITORY, encode(messages.REPOSITORY, **fields))
+        self.writer.begin(CREATED_MS)
         roots = [self.root(name, case, place)
                  for (name, case), place in zip(CASES.items(), self.records())]
         self.writer.put_pack("tree", self.tree, self.nodes)

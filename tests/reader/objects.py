@@ -53,7 +53,7 @@ def undump(text):
 
 
 def dumped():
-    """The objects on the pages, by name."""
+    """The objects on the pages, by name; those of the encrypted repository begin with `sealed/`."""
     block = re.compile(r"^```hex name=(\S+)\n(.*?)^```", re.M | re.S)
     # Names without a slash are `repository`, and examples of their own that are no objects.
     return {name: undump(dump) for page in PAGES.glob("*.md")
@@ -62,8 +62,9 @@ def dumped():
 
 
 def pages(folder):
+    """Into the folders `clear` and `sealed` of a folder."""
     for name, data in dumped().items():
-        store(folder, name, data)
+        store(folder, name if name.startswith("sealed/") else f"clear/{name}", data)
 
 
 if __name__ == "__main__":

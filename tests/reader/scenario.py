@@ -8,10 +8,9 @@ import hashlib
 import lz4.block
 import zstandard
 
-import frame
 import messages
 from codec import LZ4, RAW, ZSTD
-from crypt import FIRST_NONCE, Keys, seal, slot_key, stretch
+from crypt import Keys
 from messages import encode
 from writer import Volume, Writer
 
@@ -116,39 +115,16 @@ class Story:
         self.clock = CREATED_MS
 
     def begin(self):
-        fields = {"id": self.writer.repository, "chunk_bytes": CHUNK_BYTES,
-                  "created_ms": CREATED_MS}
-        if self.writer.keys:
-            salt = self.random("salt of passphrases", 16)
-            self.slots(salt)
-            fields["stretching"] = encode(messages.STRETCHING, salt=salt, **STRETCHING)
-            header = self.writer.header(frame.REPOSITORY)
-            fields["key_check"] = self.writer.keys.check(header,
-                                                         encode(messages.REPOSITORY, **fields))
-        header = self.writer.header(frame.REPOSITORY)
-        message = encode(messages.REPOSITORY, **fields)
-        self.writer.objects["repository"] = frame.frame(header, "repository", message)
-
-    def slots(self, salt):
-        """One for each passphrase, and one that a writer left who came second."""
+        """`repository`, a key slot for each passphrase, and one that a writer left who came second."""
+        if not self.writer.keys:
+            return self.writer.begin(CREATED_MS)
+        self.writer.begin(CREATED_MS, STRETCHING)
         for label, passphrase in PASSPHRASES.items():
-            self.slot(salt, label, passphrase, self.writer.keys, self.writer.repository)
+            self.writer.put_slot(label, passphrase, CREATED_MS, STRETCHING)
         late = Keys(self.random("late seal key", 32), self.random("late id key", 32))
-        self.slot(self.random("late salt", 16), "came second", PASSPHRASES["everyday"], late,
-                  self.random("late repository", 16))
-
-    def slot(self, salt, label, passphrase, keys, repository):
-        slot_id = self.random(f"slot {label}", 16)
-        name = f"keys/{slot_id.hex()}"
-        header = frame.Header(frame.KEYS, 0, repository).to_bytes()
-        stretched = stretch(passphrase.encode(), salt, *STRETCHING.values())
-        associated = header + name.encode()
-        wrapped = encode(messages.KEYS, seal_key=keys.seal_key, id_key=keys.id_key)
-        about = encode(messages.ABOUT, label=label, created_ms=CREATED_MS)
-        slot = encode(messages.KEY_SLOT,
-                      wrapped=seal(slot_key(stretched, slot_id), FIRST_NONCE, associated, wrapped),
-                      about=seal(keys.about_key(slot_id), FIRST_NONCE, associated, about))
-        self.writer.objects[name] = frame.frame(header, name, slot)
+        second = Writer(lambda what, length: self.random(f"late {what}", length), CHUNK_BYTES, late)
+        second.put_slot("came second", PASSPHRASES["everyday"], CREATED_MS, STRETCHING)
+        self.writer.objects |= second.objects
 
     def back_up(self, name, parent=None, avoid=()):
         self.clock += DAY_MS

@@ -12,13 +12,11 @@ from pathlib import Path
 
 from blake3 import blake3
 
-import frame
-import messages
 import objects
 import restore
+from crypt import Keys
 from failures import failures_of
 from hostile import CASES, FULL, Hostile
-from messages import encode
 from primitives import known_answers
 from refused import Refused, demand, within
 from repository import Repository
@@ -30,26 +28,47 @@ RANDOM_OF_THE_PAGES = {
     "repository id": 0x10, "data pack of monday": 0xd0, "tree pack of monday": 0xe0,
     "index pack of monday": 0xf0, "ref set of monday": 0x20, "commit of monday": 0x30,
     "nonce of log/0000000000000001": 0x40, "tree pack of tuesday": 0xe0,
-    "ref set of tuesday": 0x50, "commit of tuesday": 0x60, "nonce of log/0000000000000002": 0x70}
+    "ref set of tuesday": 0x50, "commit of tuesday": 0x60, "nonce of log/0000000000000002": 0x70,
+    "seal key": 0x80, "id key": 0xa0, "slot first": 0xb0, "salt of passphrases": 0xc0}
+BEGUN_MS, MONDAY_MS, TUESDAY_MS = 1749999999000, 1750000000000, 1750086400000
+IDENTITY = "2d7a1c9e-5b0f-4c38-9e61-0a4f7be3d512"
 
 
-def written_as_on_the_pages():
-    def random(what, length):
-        return bytes(range(RANDOM_OF_THE_PAGES[what], RANDOM_OF_THE_PAGES[what] + length))
-    sessions = [bytes.fromhex(f"5e5510000000000{n}") for n in (1, 2)]
-    writer = Writer(random, 65536)
-    writer.put("repository", frame.REPOSITORY, encode(
-        messages.REPOSITORY, id=writer.repository, chunk_bytes=65536, created_ms=1749999999000))
-    volume = Volume("data", "2d7a1c9e-5b0f-4c38-9e61-0a4f7be3d512", 131584,
-                    {0: b"A" * 65536, 2: b"B" * 512})
-    monday = writer.back_up("monday", volume, 1750000000000, session=sessions[0],
+def random_of_the_pages(what, length):
+    first = RANDOM_OF_THE_PAGES.get(what, 0)
+    return bytes(range(first, first + length))
+
+
+def session_of_the_pages(number):
+    return bytes.fromhex(f"5e5510000000000{number}")
+
+
+def clear_pages():
+    writer = Writer(random_of_the_pages, CHUNK_BYTES)
+    writer.begin(BEGUN_MS)
+    volume = Volume("data", IDENTITY, 131584, {0: b"A" * CHUNK_BYTES, 2: b"B" * 512})
+    monday = writer.back_up("monday", volume, MONDAY_MS, session=session_of_the_pages(1),
                             sent=len(writer.objects["repository"]))
-    writer.back_up("tuesday", volume, 1750086400000, monday, session=sessions[1])
+    writer.back_up("tuesday", volume, TUESDAY_MS, monday, session=session_of_the_pages(2))
+    return writer.objects
+
+
+def sealed_pages():
+    keys = Keys(random_of_the_pages("seal key", 32), random_of_the_pages("id key", 32))
+    stretching = {"memory_kib": 65536, "iterations": 3, "lanes": 4}
+    writer = Writer(random_of_the_pages, CHUNK_BYTES, keys)
+    writer.begin(BEGUN_MS, stretching)
+    writer.put_slot("first", PASSPHRASES["everyday"], BEGUN_MS, stretching)
+    volume = Volume("data", IDENTITY, 512, {0: b"B" * 512})
+    # The page gives a round number for what was sent: 833 bytes of pack and segment, and these.
+    writer.back_up("monday", volume, MONDAY_MS, session=session_of_the_pages(1), sent=1000 - 833)
     return writer.objects
 
 
 def pages():
-    dumped, written = objects.dumped(), written_as_on_the_pages()
+    """The writer makes the repositories on the pages."""
+    dumped = objects.dumped()
+    written = clear_pages() | {f"sealed/{name}": it for name, it in sealed_pages().items()}
     demand(dumped.keys() == written.keys(), "the writer makes other objects than the pages have")
     for name, data in dumped.items():
         demand(data == written[name], f"the writer makes another {name} than the pages have")

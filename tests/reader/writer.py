@@ -11,7 +11,8 @@ from blake3 import blake3
 
 import frame
 import messages
-from crypt import FIRST_NONCE, FOOTER_ORDINAL, SALT_BYTES, Clear, Sealed, nonce_of, seal
+from crypt import (FIRST_NONCE, FOOTER_ORDINAL, SALT_BYTES, Clear, Sealed, nonce_of, seal, slot_key,
+                   stretch)
 from messages import encode
 from packs import KINDS, MARK, object_name
 from tree import INNER_CHILDREN, LEAF_CHUNKS, height_of
@@ -65,6 +66,32 @@ class Writer:
     def header(self, kind, epoch=None):
         epoch = self.crypt.epoch if epoch is None else epoch
         return frame.Header(kind, epoch, self.repository).to_bytes()
+
+    def begin(self, created_ms, stretching=None):
+        """Puts `repository`; `stretching` are memory, iterations and lanes, by name."""
+        header = self.header(frame.REPOSITORY)
+        fields = {"id": self.repository, "chunk_bytes": self.chunk_bytes, "created_ms": created_ms}
+        if stretching:
+            salt = self.random("salt of passphrases", 16)
+            fields["stretching"] = encode(messages.STRETCHING, salt=salt, **stretching)
+            message = encode(messages.REPOSITORY, **fields)
+            fields["key_check"] = self.keys.check(header, message)
+        message = encode(messages.REPOSITORY, **fields)
+        self.objects["repository"] = frame.frame(header, "repository", message)
+
+    def put_slot(self, label, passphrase, created_ms, stretching):
+        """Puts a key slot. Its salt for passphrases is that of `repository`."""
+        slot_id = self.random(f"slot {label}", 16)
+        name, header = f"keys/{slot_id.hex()}", self.header(frame.KEYS, epoch=0)
+        salt = self.random("salt of passphrases", 16)
+        stretched = stretch(passphrase.encode(), salt, *stretching.values())
+        associated = header + name.encode()
+        keys = encode(messages.KEYS, seal_key=self.keys.seal_key, id_key=self.keys.id_key)
+        about = encode(messages.ABOUT, label=label, created_ms=created_ms)
+        slot = encode(messages.KEY_SLOT,
+                      wrapped=seal(slot_key(stretched, slot_id), FIRST_NONCE, associated, keys),
+                      about=seal(self.keys.about_key(slot_id), FIRST_NONCE, associated, about))
+        self.objects[name] = frame.frame(header, name, slot)
 
     def put(self, name, kind, message):
         header = self.header(kind)

@@ -1,8 +1,11 @@
 //! The examples on the pages of `docs/formats/`, built by this crate's code: a small repository
-//! with two backups of one volume, and one inner node.
+//! with two backups of one volume, one inner node, and objects of an encrypted repository
+//! ([`sealed`]).
 //!
 //! A fenced block tagged `hex name=NAME` is the dump of the example of that name, to the letter;
 //! every example is on a page, once.
+
+mod sealed;
 
 use std::{collections::BTreeMap, fmt::Write, fs, path::Path};
 
@@ -14,12 +17,17 @@ use ringback_proto::repository::{
 };
 
 use super::{
+    domain::{Domain, KeyEpoch},
     name::{ObjectKind, PackName, REPOSITORY, SessionId, Slot, join_names, ref_set_object},
-    object::{RepositoryId, encode},
+    object::{RepositoryId, encode, encode_clear},
     pack::{Layout, Place},
-    tree::{Entry, InnerNode, Leaf, NodeRef, height_for, node_id},
+    tree::{Entry, InnerNode, Leaf, NodeRef, height_for},
 };
-use crate::chunk::{CODEC_RAW, ChunkId, ChunkSize};
+use crate::{
+    chunk::{ChunkId, ChunkSize},
+    codec::Codec,
+    crypt::Hashing,
+};
 
 const ID: RepositoryId = RepositoryId(counting(0x10));
 const CHUNK_BYTES: u32 = 64 << 10;
@@ -64,7 +72,7 @@ struct Pack {
 
 impl Pack {
     fn begin(kind: ObjectKind, name: PackName) -> Self {
-        let layout = Layout::new(kind, name, ID);
+        let layout = Layout::new(kind, name, &Domain::plain(ID));
         let bytes = layout.header().to_vec();
         Self { layout, bytes }
     }
@@ -75,12 +83,15 @@ impl Pack {
     }
 
     fn append_chunk(&mut self, chunk: &[u8]) -> (ChunkId, Place) {
-        let id = ChunkId::of(chunk);
-        (id, self.append(id.0, &[&[CODEC_RAW], chunk].concat()))
+        let id = Hashing::PLAIN.chunk_id(chunk);
+        (
+            id,
+            self.append(id.0, &[&[Codec::Raw.byte()], chunk].concat()),
+        )
     }
 
     fn append_node(&mut self, node: &[u8]) -> NodeRef {
-        let id = node_id(node);
+        let id = Hashing::PLAIN.node_id(node);
         let place = self.append(id, node);
         NodeRef { id, place }
     }
@@ -104,6 +115,7 @@ struct Backup {
     nonce: Bytes,
     parent: Bytes,
     created_ms: u64,
+    volume_bytes: u64,
     ref_set: Bytes,
     segments: Vec<PackName>,
     statistics: Statistics,
@@ -113,12 +125,12 @@ impl Backup {
     fn root(&self, top: &NodeRef) -> Root {
         let size = ChunkSize::new(CHUNK_BYTES).expect("valid");
         Root {
-            volume_bytes: VOLUME_BYTES,
+            volume_bytes: self.volume_bytes,
             chunk_bytes: CHUNK_BYTES,
             sector_bytes: 512,
             created_ms: self.created_ms,
             parent: self.parent.clone(),
-            height: height_for(size.chunks_in(VOLUME_BYTES)),
+            height: height_for(size.chunks_in(self.volume_bytes)),
             top: Some(top.to_message()),
             statistics: Some(self.statistics),
             volume_handle: "data".into(),
@@ -137,19 +149,23 @@ impl Backup {
             ref_set: self.ref_set.clone(),
             session: owned(self.session.0),
             segments: join_names(&self.segments),
-            volume_bytes: VOLUME_BYTES,
+            volume_bytes: self.volume_bytes,
             created_ms: self.created_ms,
             chunk_bytes: CHUNK_BYTES,
             statistics: Some(self.statistics),
         }
     }
 
-    fn append_to_log(&self, previous: Bytes, root: &NodeRef, examples: &mut Examples) -> Bytes {
-        let entry = LogEntry {
+    fn entry(&self, previous: Bytes, root: &NodeRef) -> LogEntry {
+        LogEntry {
             previous,
             nonce: self.nonce.clone(),
             kind: Some(Kind::Commit(self.commit(root))),
-        };
+        }
+    }
+
+    fn append_to_log(&self, previous: Bytes, root: &NodeRef, examples: &mut Examples) -> Bytes {
+        let entry = self.entry(previous, root);
         frame(
             ObjectKind::LogEntry,
             Slot(self.slot).object(),
@@ -170,7 +186,7 @@ fn frame(
     message: &impl Message,
     examples: &mut Examples,
 ) -> Bytes {
-    let bytes = encode(kind, ID, &object, message);
+    let bytes = encode(kind, &Domain::plain(ID), &object, message);
     examples.insert(object, bytes.clone());
     bytes
 }
@@ -181,16 +197,15 @@ fn examples() -> Examples {
         id: owned(ID.0),
         chunk_bytes: CHUNK_BYTES,
         created_ms: MONDAY_MS - 1000,
+        ..RepositoryMessage::default()
     };
-    frame(
-        ObjectKind::Repository,
-        REPOSITORY.into(),
-        &repository,
-        &mut examples,
-    );
+    let (kind, epoch) = (ObjectKind::Repository, KeyEpoch::None);
+    let bytes = encode_clear(kind, epoch, ID, REPOSITORY, &repository);
+    examples.insert(REPOSITORY.into(), bytes);
     let (monday, leaf, previous) = add_monday(&mut examples);
     add_tuesday(&monday, &leaf, &previous, &mut examples);
     examples.insert("inner".into(), inner_node());
+    sealed::add(&mut examples);
     examples
 }
 
@@ -230,6 +245,7 @@ fn add_monday(examples: &mut Examples) -> (Backup, NodeRef, Bytes) {
         nonce: owned(counting::<16>(0x40)),
         parent: Bytes::new(),
         created_ms: MONDAY_MS,
+        volume_bytes: VOLUME_BYTES,
         ref_set: owned(counting::<16>(0x20)),
         segments: vec![segment],
         statistics: Statistics {
@@ -265,6 +281,7 @@ fn add_tuesday(monday: &Backup, leaf: &NodeRef, previous: &[u8], examples: &mut 
         nonce: owned(counting::<16>(0x70)),
         parent: monday.id.clone(),
         created_ms: TUESDAY_MS,
+        volume_bytes: VOLUME_BYTES,
         ref_set: owned(counting::<16>(0x50)),
         segments: Vec::new(),
         statistics: Statistics {

@@ -3,8 +3,10 @@
 //! This module knows no store and no network: it turns messages into objects and back, and
 //! checks everything it is given.
 
+pub mod domain;
 #[cfg(test)]
 mod examples;
+pub(crate) mod key_slot;
 pub mod name;
 pub mod object;
 pub mod pack;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{FormatError, object::RepositoryId};
+use super::{FormatError, domain::Domain};
 
 /// What kind of object a name or a header stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +10,8 @@ use super::{FormatError, object::RepositoryId};
 pub enum ObjectKind {
     /// `repository`.
     Repository = 1,
+    /// `keys/ID`: the keys of an encrypted repository, under one passphrase.
+    KeySlot = 2,
     /// `data/SESSION/SEQUENCE-RANDOM`: a pack of chunks.
     DataPack = 3,
     /// `tree/SESSION/SEQUENCE-RANDOM`: a pack of tree nodes and roots.
@@ -24,6 +26,8 @@ pub enum ObjectKind {
 
 /// Name of the write-once object that makes a prefix a repository.
 pub const REPOSITORY: &str = "repository";
+/// Below it lie the key slots.
+pub const KEYS: &str = "keys/";
 /// Below it lie the log's entries.
 pub const LOG: &str = "log/";
 /// Below it lie the log's checkpoints.
@@ -52,9 +56,13 @@ impl SessionId {
 
     /// The session of a backup's `run`th run: the volume's first since the commit `parent` (empty:
     /// since ever) is run 0. Whoever tries the same again finds what the runs before left.
-    pub fn of(repository: RepositoryId, volume_identity: &str, parent: &[u8], run: u32) -> Self {
+    pub fn of(domain: &Domain, volume_identity: &str, parent: &[u8], run: u32) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key(SESSION_CONTEXT);
-        hasher.update(&repository.0);
+        // Without the key, names of packs would tell who knows it of a volume's identity.
+        if let Some(keys) = &domain.keys {
+            hasher.update(keys.id_key().reveal());
+        }
+        hasher.update(&domain.id.0);
         hasher.update(&run.to_le_bytes());
         hasher.update(&(parent.len() as u64).to_le_bytes());
         hasher.update(parent);
@@ -131,7 +139,10 @@ fn folder_of(kind: ObjectKind) -> &'static str {
         ObjectKind::DataPack => "data",
         ObjectKind::TreePack => "tree",
         ObjectKind::IndexSegment => "index",
-        ObjectKind::Repository | ObjectKind::RefSet | ObjectKind::LogEntry => {
+        ObjectKind::Repository
+        | ObjectKind::KeySlot
+        | ObjectKind::RefSet
+        | ObjectKind::LogEntry => {
             unreachable!("only packs and segments have such names")
         }
     }

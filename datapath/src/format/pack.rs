@@ -5,7 +5,10 @@
 //! ```
 //!
 //! A record of a data pack is a codec byte and the chunk; one of a tree pack is a node or a root.
-//! A lost index can be rebuilt from footers alone; restores never read them.
+//! A lost index can be rebuilt from footers alone; restores never read them. In an encrypted
+//! repository each record is sealed by itself, and the footer.
+
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
@@ -13,9 +16,11 @@ use ringback_proto::repository::PackFooter;
 
 use super::{
     FormatError,
+    domain::Domain,
     name::{ObjectKind, PackName},
-    object::{CHECK_BYTES, HEADER_BYTES, RepositoryId, check, check_header, header},
+    object::{CHECK_BYTES, HEADER_BYTES, TAG_MISMATCH, check, check_header, header},
 };
+use crate::crypt::PackKey;
 
 /// Bytes behind the check: the footer's length and the end mark.
 pub const TRAILER_BYTES: usize = 8;
@@ -48,7 +53,8 @@ impl Place {
 pub struct Layout {
     kind: ObjectKind,
     name: PackName,
-    repository: RepositoryId,
+    header: [u8; HEADER_BYTES],
+    key: Option<Arc<PackKey>>,
     end: u32,
     ids: BytesMut,
     stored_bytes: Vec<u32>,
@@ -56,11 +62,12 @@ pub struct Layout {
 
 impl Layout {
     /// An empty pack.
-    pub fn new(kind: ObjectKind, name: PackName, repository: RepositoryId) -> Self {
+    pub fn new(kind: ObjectKind, name: PackName, domain: &Domain) -> Self {
         Self {
             kind,
             name,
-            repository,
+            header: header(kind, domain.epoch(), domain.id),
+            key: pack_key(domain, kind, name),
             end: PAYLOAD_START,
             ids: BytesMut::new(),
             stored_bytes: Vec::new(),
@@ -79,7 +86,12 @@ impl Layout {
 
     /// The bytes before the first record.
     pub fn header(&self) -> Bytes {
-        Bytes::copy_from_slice(&header(self.kind, self.repository))
+        Bytes::copy_from_slice(&self.header)
+    }
+
+    /// What its records are to be sealed with; `None`: they are not.
+    pub(crate) fn key(&self) -> Option<&Arc<PackKey>> {
+        self.key.as_ref()
     }
 
     /// Bytes up to the end of the last record.
@@ -119,12 +131,12 @@ impl Layout {
             ids: self.ids.freeze(),
             stored_bytes: self.stored_bytes,
         };
-        let body = footer.encode_to_vec();
-        let check = check(
-            &header(self.kind, self.repository),
-            &self.name.object(self.kind),
-            &body,
-        );
+        let message = footer.encode_to_vec();
+        let body = match &self.key {
+            None => message,
+            Some(key) => key.seal_footer(&self.header, message),
+        };
+        let check = check(&self.header, &self.name.object(self.kind), &body);
         let mut tail = BytesMut::with_capacity(body.len() + CHECK_BYTES + TRAILER_BYTES);
         tail.put_slice(&body);
         tail.put_slice(&check);
@@ -134,6 +146,12 @@ impl Layout {
     }
 }
 
+/// The key of a pack; `None`: its repository is not encrypted.
+pub(crate) fn pack_key(domain: &Domain, kind: ObjectKind, name: PackName) -> Option<Arc<PackKey>> {
+    let keys = domain.keys.as_ref()?;
+    Some(Arc::new(keys.pack_key(&name.object(kind))))
+}
+
 /// Reads the footer of a pack, given its header and its last bytes.
 ///
 /// `tail` may be longer than footer, check and trailer. `Ok(None)`: it is too short; the number
@@ -141,12 +159,12 @@ impl Layout {
 pub fn read_footer(
     kind: ObjectKind,
     name: PackName,
-    repository: RepositoryId,
+    domain: &Domain,
     head: &[u8],
     tail: &[u8],
     object_bytes: u64,
 ) -> Result<Option<PackFooter>, FormatError> {
-    check_header(head, kind, Some(repository))?;
+    check_header(head, kind, domain)?;
     let needed = tail_bytes(tail)?;
     let Some(start) = tail.len().checked_sub(needed) else {
         return Ok(None);
@@ -155,7 +173,14 @@ pub fn read_footer(
     if end[..CHECK_BYTES] != check(&head[..HEADER_BYTES], &name.object(kind), body) {
         return Err(FormatError::Damaged("the footer's check does not match"));
     }
-    let footer = PackFooter::decode(body)
+    let mut body = body.to_vec();
+    let message = match pack_key(domain, kind, name) {
+        None => &body[..],
+        Some(key) => key
+            .open_footer(&head[..HEADER_BYTES], &mut body)
+            .map_err(|_| TAG_MISMATCH)?,
+    };
+    let footer = PackFooter::decode(message)
         .map_err(|_| FormatError::Damaged("the footer is not the message"))?;
     if footer.ids.len() != footer.stored_bytes.len() * 32 {
         return Err(FormatError::Damaged("the footer's lists differ in length"));
@@ -184,33 +209,65 @@ pub fn tail_bytes(tail: &[u8]) -> Result<usize, FormatError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::name::SessionId;
+    use crate::{
+        crypt::Keys,
+        format::{name::SessionId, object::RepositoryId},
+    };
 
     const ID: RepositoryId = RepositoryId([7; 16]);
+    const KIND: ObjectKind = ObjectKind::DataPack;
+
+    fn domains() -> [Domain; 2] {
+        let keys = Some(Arc::new(Keys::random()));
+        [Domain::plain(ID), Domain { id: ID, keys }]
+    }
 
     #[test]
     fn a_footer_lists_every_record_and_no_flipped_bit_in_it_goes_unnoticed() {
-        let name = PackName::random(SessionId([1; 8]), 0);
-        let mut layout = Layout::new(ObjectKind::DataPack, name, ID);
-        let head = layout.header();
-        let first = layout.push(&[1; 32], 100);
-        let second = layout.push(&[2; 32], 50);
-        assert_eq!((first.offset, first.ordinal), (32, 0));
-        assert_eq!((second.offset, second.ordinal), (132, 1));
-        assert_eq!(second.end(), u64::from(layout.end()));
-        let (tail, written) = layout.finish();
-        let object_bytes = second.end() + tail.len() as u64;
-        let kind = ObjectKind::DataPack;
-        let read = |head: &[u8], tail: &[u8]| read_footer(kind, name, ID, head, tail, object_bytes);
-        assert_eq!(read(&head, &tail), Ok(Some(written)));
-        assert!(read_footer(kind, name, ID, &head, &tail, object_bytes + 1).is_err());
-        assert_eq!(read(&head, &tail[4..]), Ok(None));
-        for bit in 0..tail.len() * 8 {
-            let mut flipped = tail.to_vec();
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(!matches!(read(&head, &flipped), Ok(Some(_))), "bit {bit}");
+        for domain in domains() {
+            let name = PackName::random(SessionId([1; 8]), 0);
+            let mut layout = Layout::new(KIND, name, &domain);
+            let head = layout.header();
+            let first = layout.push(&[1; 32], 100);
+            let second = layout.push(&[2; 32], 50);
+            assert_eq!((first.offset, first.ordinal), (32, 0));
+            assert_eq!((second.offset, second.ordinal), (132, 1));
+            assert_eq!(second.end(), u64::from(layout.end()));
+            let (tail, written) = layout.finish();
+            let object_bytes = second.end() + tail.len() as u64;
+            let read = |name, head: &[u8], tail: &[u8], object_bytes| {
+                read_footer(KIND, name, &domain, head, tail, object_bytes)
+            };
+            assert_eq!(read(name, &head, &tail, object_bytes), Ok(Some(written)));
+            assert!(read(name, &head, &tail, object_bytes + 1).is_err());
+            assert_eq!(read(name, &head, &tail[4..], object_bytes), Ok(None));
+            for bit in 0..tail.len() * 8 {
+                let mut flipped = tail.to_vec();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                let read = read(name, &head, &flipped, object_bytes);
+                assert!(!matches!(read, Ok(Some(_))), "bit {bit}");
+            }
+            for bit in 0..head.len() * 8 {
+                let mut flipped = head.to_vec();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                assert!(read(name, &flipped, &tail, object_bytes).is_err(), "{bit}");
+            }
+            let other = PackName::random(SessionId([1; 8]), 0);
+            assert!(read(other, &head, &tail, object_bytes).is_err());
         }
-        let other = PackName::random(SessionId([1; 8]), 0);
-        assert!(read_footer(kind, other, ID, &head, &tail, object_bytes).is_err());
+    }
+
+    #[test]
+    fn a_footer_that_was_not_sealed_with_the_keys_is_refused_though_its_check_is_right() {
+        let [_, encrypted] = domains();
+        let [_, other] = domains();
+        let name = PackName::random(SessionId([1; 8]), 0);
+        let mut layout = Layout::new(KIND, name, &other);
+        let head = layout.header();
+        let end = layout.push(&[1; 32], 100).end();
+        let (tail, _) = layout.finish();
+        let object_bytes = end + tail.len() as u64;
+        let read = read_footer(KIND, name, &encrypted, &head, &tail, object_bytes);
+        assert_eq!(read, Err(TAG_MISMATCH));
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A leaf describes [`LEAF_CHUNKS`] neighbouring chunks, an inner node has [`INNER_CHILDREN`]
 //! children. Zero chunks, and nodes with nothing below them, are left out. A node's id is the
-//! BLAKE3 of its bytes, and a node is read only through a reference that names the id.
+//! BLAKE3 of its bytes, keyed in an encrypted repository, and a node is read only through a
+//! reference that names the id.
 
 use prost::Message;
 use ringback_proto::repository::{Inner, Leaf as LeafMessage, NodeRef as NodeRefMessage};
@@ -71,11 +72,6 @@ pub fn height_for(chunks: u64) -> u32 {
         height += 1;
     }
     height
-}
-
-/// Id of a node: BLAKE3 of its bytes.
-pub fn node_id(bytes: &[u8]) -> [u8; 32] {
-    *blake3::hash(bytes).as_bytes()
 }
 
 impl Leaf {

@@ -164,6 +164,11 @@ impl ObjectStore for FakeStore {
         Ok(PutNew::Created)
     }
 
+    async fn delete(&self, object: &str) -> Result<(), StoreError> {
+        self.objects().remove(object);
+        Ok(())
+    }
+
     async fn upload(&self, object: &str) -> Result<Arc<dyn Upload>, StoreError> {
         Ok(Arc::new(Parts {
             object: object.to_owned(),

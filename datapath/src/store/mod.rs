@@ -160,6 +160,11 @@ pub trait ObjectStore: Send + Sync {
     /// Stores a small object unless there is one of that name.
     async fn put_new(&self, object: &str, bytes: Bytes) -> Result<PutNew, StoreError>;
 
+    /// Removes an object; one that is not there is removed already.
+    ///
+    /// Only key slots are ever removed.
+    async fn delete(&self, object: &str) -> Result<(), StoreError>;
+
     /// Begins a multipart upload.
     async fn upload(&self, object: &str) -> Result<Arc<dyn Upload>, StoreError>;
 

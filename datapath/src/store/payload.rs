@@ -39,7 +39,7 @@ impl Payload {
 
     /// The buffers.
     #[cfg(test)]
-    pub(super) fn pieces(&self) -> &[Bytes] {
+    pub(crate) fn pieces(&self) -> &[Bytes] {
         &self.pieces
     }
 

@@ -11,7 +11,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{Counts, Damage, Finding, add};
 use crate::{
-    chunk::{CODEC_RAW, ChunkId},
+    chunk::ChunkId,
     error::Error,
     footers::fetch_footer,
     format::{
@@ -20,6 +20,7 @@ use crate::{
         object::HEADER_BYTES,
         pack::Place,
     },
+    record::{Flaw, Seal, check},
     repository::Repository,
     store::StoreError,
     tasks::blocking,
@@ -31,8 +32,6 @@ const CACHE_BYTES: usize = 64 << 20;
 const LOOKS: usize = 16;
 /// A footer or a chunk that is damaged is fetched so often: bits flip on the way, too.
 const TRIES: usize = 3;
-/// What a chunk is that does not match.
-const OTHER_BYTES: &str = "does not hold the bytes that the backup's tree names";
 
 /// What is known of the packs.
 pub(super) struct Packs<'a> {
@@ -320,7 +319,14 @@ async fn read_all(
     let store = repository.store();
     let mut download = store.get_range(&object, start.into(), end.into()).await?;
     let mut pending = BytesMut::new();
+    let chunk_bytes = repository.chunk_size().buffer_bytes();
+    let record_bytes_max = repository.shape().record_bytes_max(chunk_bytes);
     for (place, id) in records.all(pack) {
+        if place.stored_bytes as usize > record_bytes_max {
+            // Whatever else is in this pack, nobody shall hold a record of any length in memory.
+            damaged.insert(place.ordinal, Flaw::Length.to_string());
+            continue;
+        }
         while pending.len() < place.stored_bytes as usize {
             let Some(piece) = download.next().await? else {
                 break;
@@ -328,10 +334,10 @@ async fn read_all(
             pending.extend_from_slice(&piece);
         }
         let len = pending.len().min(place.stored_bytes as usize);
-        let record = pending.split_to(len).freeze();
+        let record = pending.split_to(len);
         add(&counts.chunks_read, 1);
         add(&counts.bytes_read, record.len() as u64);
-        if judge(record, id).await?.is_some()
+        if judge(repository, record, &place, id).await?.is_some()
             && let Some(reason) = read_again(repository, &place, &id, TRIES - 1).await?
         {
             damaged.insert(place.ordinal, reason);
@@ -359,7 +365,7 @@ async fn read_again(
             Ok(record) => record,
             Err(error) => return Ok(Some(Damage::of(object, error)?.reason)),
         };
-        objection = judge(record, *id).await?;
+        objection = judge(repository, record.into(), place, *id).await?;
         if objection.is_none() {
             break;
         }
@@ -368,15 +374,21 @@ async fn read_again(
 }
 
 /// What is wrong with a record that should be the chunk `id`.
-async fn judge(record: Bytes, id: ChunkId) -> Result<Option<String>, Error> {
-    blocking(move || match record.split_first() {
-        Some((&CODEC_RAW, chunk)) if ChunkId::of(chunk) == id => None,
-        Some((&CODEC_RAW, _)) | None => Some(OTHER_BYTES.to_owned()),
-        Some((codec, _)) => Some(format!(
-            "has codec {codec}, which this ringback does not know"
-        )),
-    })
-    .await
+async fn judge(
+    repository: &Repository,
+    mut record: BytesMut,
+    place: &Place,
+    id: ChunkId,
+) -> Result<Option<String>, Error> {
+    let chunk_bytes = repository.chunk_size().buffer_bytes();
+    let (hashing, key) = (
+        repository.hashing(),
+        repository.pack_key(ObjectKind::DataPack, place.pack),
+    );
+    let seal = Seal::of(key.as_ref(), place, &id.0);
+    let checked =
+        blocking(move || check(&mut record, seal.as_ref(), &id, &hashing, chunk_bytes)).await?;
+    Ok(checked.err().map(|flaw| flaw.to_string()))
 }
 
 /// The packs last looked at.

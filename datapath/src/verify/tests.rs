@@ -46,7 +46,7 @@ impl Bed {
         }
         let store = Arc::new(FakeStore::new());
         let size = ChunkSize::new(64 << 10).expect("valid");
-        let repository = Repository::open_or_create(Arc::clone(&store) as _, size)
+        let repository = Repository::open_or_create(Arc::clone(&store) as _, size, None)
             .await
             .expect("made");
         // What the probe of the store left behind belongs to nothing.
@@ -61,7 +61,7 @@ impl Bed {
     }
 
     async fn verify(&self, depth: Depth) -> Result<(Vec<Finding>, Counts), Error> {
-        let repository = Repository::open(Arc::clone(&self.store) as _).await?;
+        let repository = Repository::open(Arc::clone(&self.store) as _, None).await?;
         let log = Log::replay(&repository).await?;
         let (mut findings, counts) = (Vec::new(), Counts::default());
         let mut found = |finding| findings.push(finding);

@@ -11,6 +11,7 @@ use std::{
 use ringback_datapath::{
     backup::{self, Subject},
     chunk::ChunkSize,
+    crypt::Passphrase,
     error::Error,
     log::{Committed, Log},
     progress::Progress,
@@ -35,9 +36,19 @@ pub(crate) struct Bed {
     pub(crate) endpoint: Endpoint,
     pub(crate) folder: TempDir,
     pub(crate) settings: Settings,
+    /// `None`: the repository is not encrypted.
+    pub(crate) passphrase: Option<Passphrase>,
 }
 
 impl Bed {
+    /// One whose repository is encrypted.
+    pub(crate) async fn encrypted() -> Self {
+        Self {
+            passphrase: Some(passphrase("the passphrase of these tests")),
+            ..Self::new().await
+        }
+    }
+
     pub(crate) async fn new() -> Self {
         let endpoint = Endpoint::start(Options {
             buckets: vec![BUCKET.to_owned()],
@@ -49,6 +60,7 @@ impl Bed {
             endpoint,
             folder: tempfile::tempdir().expect("tempdir"),
             settings: small_settings(),
+            passphrase: None,
         }
     }
 
@@ -73,6 +85,7 @@ impl Bed {
         Client {
             config: self.config(),
             settings: self.settings.clone(),
+            passphrase: self.passphrase.clone(),
             patience,
         }
     }
@@ -110,6 +123,7 @@ impl Bed {
 pub(crate) struct Client {
     config: StoreConfig,
     settings: Settings,
+    passphrase: Option<Passphrase>,
     patience: Duration,
 }
 
@@ -125,10 +139,10 @@ impl Client {
         .await
     }
 
-    async fn repository(&self) -> Result<Repository, Error> {
+    pub(crate) async fn repository(&self) -> Result<Repository, Error> {
         let store = self.store().await;
         let size = ChunkSize::new(self.settings.chunk_bytes).expect("valid");
-        Repository::open_or_create(Arc::new(store), size).await
+        Repository::open_or_create(Arc::new(store), size, self.passphrase.as_ref()).await
     }
 
     pub(crate) async fn backup(&self, volume: &Path, name: &str) -> Result<Committed, Error> {
@@ -208,6 +222,10 @@ pub(crate) fn assert_same(left: &Path, right: &Path) {
         .zip(&right_bytes)
         .position(|(a, b)| a != b);
     assert_eq!(differs, None, "first different byte");
+}
+
+pub(crate) fn passphrase(text: &str) -> Passphrase {
+    Passphrase::new(Secret::new(text)).expect("a passphrase")
 }
 
 /// Bytes that do not repeat, from a seed.

@@ -245,6 +245,20 @@ impl ObjectStore for S3Store {
         }
     }
 
+    async fn delete(&self, object: &str) -> Result<(), StoreError> {
+        let sent = self
+            .client
+            .delete_object()
+            .bucket(self.bucket())
+            .key(self.key(object))
+            .send()
+            .await;
+        match sent.map_err(|error| self.error(object, &error)) {
+            Ok(_) | Err(StoreError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn upload(&self, object: &str) -> Result<Arc<dyn Upload>, StoreError> {
         Ok(Arc::new(MultipartUpload::begin(self, object).await?))
     }

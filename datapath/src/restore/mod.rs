@@ -1,0 +1,126 @@
+//! A restore: from a commit to a volume that holds the same bytes.
+//!
+//! [`Backup`] (root) -> plan (ranges of packs) -> fetch (records in slots) -> verify (open, check
+//! the id) -> write.
+//!
+//! Ordering rule: no byte reaches the volume before its chunk's hash was checked.
+
+mod backup;
+mod fetch;
+mod plan;
+mod verify;
+mod write;
+
+use std::{path::Path, sync::Arc};
+
+use futures::{Stream, StreamExt, TryStreamExt};
+use tokio::sync::mpsc;
+
+pub use self::backup::Backup;
+use self::verify::FetchedChunk;
+use crate::{
+    arena::Arena,
+    device::{self, Device},
+    error::Error,
+    progress::Progress,
+    repository::Repository,
+    ring::BlockQueue,
+    settings::Settings,
+    stop::Stop,
+    tasks::blocking,
+};
+
+/// Writes the backup to the volume at `target`, which must read as zeros throughout and be at
+/// least as large; when this returns without an error, the data is durable. However it ends,
+/// nothing is written any more and the volume is closed.
+pub async fn run(
+    repository: &Repository,
+    backup: &Backup,
+    target: &Path,
+    settings: &Settings,
+    progress: &Arc<Progress>,
+    stop: &Stop,
+) -> Result<(), Error> {
+    let device = open(target).await?;
+    if device.size_bytes < backup.volume_bytes() {
+        return Err(Error::TooSmall {
+            volume_bytes: device.size_bytes,
+            backup_bytes: backup.volume_bytes(),
+        });
+    }
+    progress.set_total(backup.stored_bytes());
+    let (whole_blocks_bytes, direct) = (device.whole_blocks_bytes(), device.direct);
+    let short_end = device.short_end()?;
+    let shape = repository.shape();
+    let slot_bytes = shape.slot_bytes(backup.chunk_size().buffer_bytes());
+    let what = "prepare to write the volume";
+    let (arena, queue) = BlockQueue::prepare(device.file, slot_bytes, settings, what).await?;
+    tracing::info!(mode = ?queue.mode(), direct, "writing the volume");
+
+    let closed = queue.closed();
+    let restore = Arc::new(Restore {
+        repository: repository.clone(),
+        backup: backup.clone(),
+        arena,
+        queue,
+        whole_blocks_bytes,
+        progress: Arc::clone(progress),
+    });
+    let restored = stop
+        .unless_asked(restore.fetch_and_write(settings.queue_depth))
+        .await;
+    drop(restore);
+    closed.await;
+    match short_end {
+        Some(end) => restored.and(end.cut().await),
+        None => restored,
+    }
+}
+
+async fn open(target: &Path) -> Result<Device, Error> {
+    let target = target.to_owned();
+    Ok(blocking(move || device::open_for_write(&target)).await??)
+}
+
+struct Restore {
+    repository: Repository,
+    backup: Backup,
+    arena: Arena,
+    queue: BlockQueue,
+    /// See [`Device::whole_blocks_bytes`].
+    whole_blocks_bytes: u64,
+    progress: Arc<Progress>,
+}
+
+impl Restore {
+    async fn fetch_and_write(self: &Arc<Self>, depth: usize) -> Result<(), Error> {
+        let (fetched, chunks) = mpsc::channel(depth);
+        tokio::try_join!(self.fetch_all(fetched), self.write_all(chunks, depth))?;
+        self.queue.flush().await.map_err(|source| Error::System {
+            what: "flush the volume",
+            source,
+        })
+    }
+
+    /// Verifies and writes what comes in, until nothing comes any more.
+    async fn write_all(
+        self: &Arc<Self>,
+        chunks: mpsc::Receiver<FetchedChunk>,
+        depth: usize,
+    ) -> Result<(), Error> {
+        let hashing = std::thread::available_parallelism().map_or(2, usize::from) * 2;
+        into_stream(chunks)
+            .map(|chunk| self.verify(chunk))
+            .buffer_unordered(hashing)
+            .map_ok(|chunk| self.write(chunk))
+            .try_buffer_unordered(depth)
+            .try_collect::<()>()
+            .await
+    }
+}
+
+fn into_stream<T>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> {
+    futures::stream::unfold(receiver, |mut receiver| async move {
+        receiver.recv().await.map(|item| (item, receiver))
+    })
+}
