@@ -67,6 +67,7 @@ impl From<DatapathError> for Failure {
             ErrorKind::Unavailable => Code::Unavailable,
             ErrorKind::Damaged => Code::DataLoss,
             ErrorKind::TooSmall => Code::OutOfRange,
+            ErrorKind::Full => Code::ResourceExhausted,
             ErrorKind::Unsupported => Code::FailedPrecondition,
             ErrorKind::Local => Code::Internal,
             ErrorKind::Stopped => {

@@ -3,7 +3,11 @@
 
 use std::io;
 
-use crate::{device::DeviceError, format::FormatError, store::StoreError};
+use crate::{
+    device::DeviceError,
+    format::FormatError,
+    store::{StoreError, folder::FolderTrouble},
+};
 
 /// What a caller can do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +24,8 @@ pub enum ErrorKind {
     Damaged,
     /// Make the volume larger.
     TooSmall,
+    /// Make room in the store.
+    Full,
     /// Use another version, store or way.
     Unsupported,
     /// Look at this host: its disks, its kernel.
@@ -198,11 +204,21 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Store(error) => match error {
-                StoreError::NotFound { .. } | StoreError::TooShort { .. } => ErrorKind::Damaged,
+                StoreError::NotFound { .. }
+                | StoreError::TooShort { .. }
+                | StoreError::Unreadable { .. } => ErrorKind::Damaged,
                 StoreError::NoBucket { .. } => ErrorKind::NotFound,
                 StoreError::Denied { .. } | StoreError::NoCredentials { .. } => ErrorKind::Denied,
                 StoreError::Unreachable { .. } => ErrorKind::Unavailable,
                 StoreError::Refused { .. } => ErrorKind::Unsupported,
+                StoreError::Folder(error) => match error.trouble() {
+                    FolderTrouble::Absent => ErrorKind::NotFound,
+                    FolderTrouble::Denied => ErrorKind::Denied,
+                    FolderTrouble::Full => ErrorKind::Full,
+                    FolderTrouble::Silent => ErrorKind::Unavailable,
+                    FolderTrouble::Broken => ErrorKind::Local,
+                    FolderTrouble::Unsuitable => ErrorKind::Unsupported,
+                },
             },
             Self::Object { source, .. } => match source {
                 FormatError::Foreign | FormatError::Newer { .. } => ErrorKind::Unsupported,

@@ -156,6 +156,7 @@ impl PackWriter {
             let uploader = Uploader {
                 store: Arc::clone(self.repository.store()),
                 object: layout.object(),
+                part_bytes: u64::from(self.sizes.part_bytes),
                 _unsettled: self.repository.store().background().token(),
             };
             self.uploads.spawn(uploader.run(receiver));
@@ -213,6 +214,7 @@ impl PackWriter {
 struct Uploader {
     store: Arc<dyn ObjectStore>,
     object: String,
+    part_bytes: u64,
     /// The store is not settled before the upload has ended or is being aborted.
     _unsettled: TaskTrackerToken,
 }
@@ -236,7 +238,7 @@ impl Uploader {
         mut parts: mpsc::Receiver<Part>,
     ) -> Result<FinishedPack, Error> {
         let upload = AbortUnlessDone {
-            upload: Some(self.store.upload(&self.object).await?),
+            upload: Some(self.store.upload(&self.object, self.part_bytes).await?),
             background: self.store.background().clone(),
         };
         let mut sending = JoinSet::new();

@@ -205,6 +205,9 @@ impl Damage {
                 "is missing".to_owned()
             }
             Error::Store(StoreError::TooShort { .. }) => "is cut off".to_owned(),
+            Error::Store(StoreError::Unreadable { reason, .. }) => {
+                format!("cannot be read: {reason}")
+            }
             other => return Err(other),
         };
         Ok(Self { object, reason })
@@ -215,9 +218,11 @@ impl Damage {
         let object = match &error {
             Error::Object { object, .. }
             | Error::Missing { object, .. }
-            | Error::Store(StoreError::NotFound { object } | StoreError::TooShort { object }) => {
-                object.clone()
-            }
+            | Error::Store(
+                StoreError::NotFound { object }
+                | StoreError::TooShort { object }
+                | StoreError::Unreadable { object, .. },
+            ) => object.clone(),
             _ => return Err(error),
         };
         Self::of(object, error)

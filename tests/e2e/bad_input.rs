@@ -413,6 +413,10 @@ fn backup_inputs(store: &Store) -> Vec<(&'static str, Call)> {
             to(|s3| s3.path = "http://backups/team/monday".into()),
         ),
         (
+            "path of a folder",
+            to(|s3| s3.path = "file:///mnt/usb/backups/monday".into()),
+        ),
+        (
             "endpoint without a scheme",
             to(|s3| s3.endpoint = "store:9000".into()),
         ),

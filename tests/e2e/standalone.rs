@@ -1,5 +1,6 @@
 //! The command line without a daemon: files to S3 and back, and every reason why not.
 
+mod folder;
 mod interrupted;
 mod refused;
 mod signed;

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
-use ringback_datapath::store::location::BackupPath;
+use ringback_datapath::store::url::BackupUrl;
 use ringback_proto::{
     control::{JobKind, WatchJobRequest},
     lvmd::{self, CreateBackupRequest, StateType},
@@ -27,7 +27,7 @@ use crate::{
 /// Between two polls where no job can be followed.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Back up a device, a file, or a volume of the daemon to S3.
+/// Back up a device, a file, or a volume of the daemon to S3 or, without the daemon, to a folder.
 ///
 /// What begins with /, ./ or ../ is the path of a block device or a regular file: this process
 /// backs it up by itself. Anything else is a volume, lv or vg/lv, of the daemon at --socket, which
@@ -41,9 +41,9 @@ pub(crate) struct Backup {
     /// What to back up: the path of a device or a file, or a volume of the daemon.
     #[arg(value_name = "DEVICE|FILE|VOLUME")]
     source: Place,
-    /// Where to: s3://bucket/repository/backup-name. All before the last / is the repository,
-    /// whose backups share data.
-    #[arg(value_name = "S3_PATH")]
+    /// Where to: s3://bucket/repository/backup-name, or file:///repository/backup-name in a folder
+    /// that is there. All before the last / is the repository, whose backups share data.
+    #[arg(value_name = "BACKUP")]
     path: String,
     /// Name to ask for the backup by; without it the last component of the path.
     #[arg(long)]
@@ -69,6 +69,7 @@ fn long_help() -> String {
         "Examples:
   ringback backup ./disk.img s3://backups/vms/disk-monday
   ringback backup /dev/sdb s3://backups/disks/sdb-monday
+  ringback backup /dev/sdb file:///mnt/usb/backups/sdb-monday
 
   # A logical volume that is in use: of a snapshot, as one volume each time.
   lvcreate --snapshot --name data-snap --size 5G vg/data
@@ -90,7 +91,11 @@ impl Backup {
         match self.source.clone() {
             Place::Path(from) => self.run_direct(from, context).await,
             Place::Volume(volume) => {
-                check_order(&volume, "backup", "what to back up first, then s3://...")?;
+                check_order(
+                    &volume,
+                    "backup",
+                    "what to back up first, then s3://... or file:///...",
+                )?;
                 let asked = self.ask_daemon(volume.clone(), context).await;
                 asked.map_err(|error| hint_at_path(error, &volume))
             }
@@ -99,8 +104,8 @@ impl Backup {
 
     async fn run_direct(self, from: PathBuf, context: &Context) -> Result<(), CliError> {
         let to = path::backup(&self.path)?;
-        let config = self.store.config()?;
-        let store = Store::connect(to.repository(), &config, self.work.settings()).await;
+        let way = self.store.way_to(to.repository())?;
+        let store = Store::connect(&way, self.work.settings()).await?;
         let watched = Watched::default();
         let request = direct::backup::Request {
             from,
@@ -148,7 +153,7 @@ impl Backup {
     }
 }
 
-fn show(context: &Context, to: &BackupPath, made: &direct::backup::Made) {
+fn show(context: &Context, to: &BackupUrl, made: &direct::backup::Made) {
     let message = describe_commit(&made.committed.commit);
     if context.json {
         output::json(&json!({

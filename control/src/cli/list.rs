@@ -2,7 +2,7 @@
 
 use clap::Args;
 use ringback_datapath::log::{Committed, Log};
-use ringback_datapath::store::location::RepositoryPath;
+use ringback_datapath::store::url::RepositoryUrl;
 use serde_json::{Value, json};
 use tonic::Code;
 
@@ -18,8 +18,8 @@ use crate::{config::DatapathSettings, direct::store::Store, failure::Failure, jo
 #[derive(Args)]
 #[command(after_help = CREDENTIALS, after_long_help = long_help("list s3://backups/vms"))]
 pub(crate) struct List {
-    /// The repository: s3://bucket/repository.
-    #[arg(value_name = "S3_PATH")]
+    /// The repository: s3://bucket/repository or file:///repository.
+    #[arg(value_name = "REPOSITORY")]
     path: String,
     #[command(flatten)]
     store: StoreArgs,
@@ -29,9 +29,8 @@ fn long_help(example: &str) -> String {
     format!("Example:\n  ringback {example}\n\n{CREDENTIALS}\n\n{EXIT_CODES}")
 }
 
-async fn log_of(path: &RepositoryPath, store: &StoreArgs) -> Result<Log, CliError> {
-    let config = store.config()?;
-    let store = Store::connect(path, &config, DatapathSettings::default()).await;
+async fn log_of(path: &RepositoryUrl, store: &StoreArgs) -> Result<Log, CliError> {
+    let store = Store::connect(&store.way_to(path)?, DatapathSettings::default()).await?;
     let (_, log) = store.open().await?;
     Ok(log)
 }
@@ -69,8 +68,8 @@ fn row(backup: &Committed) -> [String; 6] {
 #[derive(Args)]
 #[command(after_help = CREDENTIALS, after_long_help = long_help("show s3://backups/vms/disk-monday"))]
 pub(crate) struct Show {
-    /// The backup: s3://bucket/repository/backup-name.
-    #[arg(value_name = "S3_PATH")]
+    /// The backup: s3://bucket/repository/backup-name or file:///repository/backup-name.
+    #[arg(value_name = "BACKUP")]
     path: String,
     #[command(flatten)]
     store: StoreArgs,

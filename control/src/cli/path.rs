@@ -1,39 +1,52 @@
-//! Paths in S3 as the command line takes them.
+//! Where backups lie, as the command line takes it: places in S3, and folders of this host.
 
-use ringback_datapath::store::location::{BackupPath, InvalidLocation, RepositoryPath};
+use ringback_datapath::store::{
+    location::InvalidLocation,
+    url::{BackupUrl, RepositoryUrl},
+};
 
 use super::exit::CliError;
 use crate::names::Invalid;
 
-const SCHEME: &str = "s3://";
+const SCHEMES: [&str; 2] = ["s3://", "file:"];
+const BACKUP: &str = "s3://bucket/repository/backup-name or file:///repository/backup-name";
+const REPOSITORY: &str = "s3://bucket/repository or file:///repository";
 
-/// Reads `s3://bucket/repository/backup-name`.
-pub(crate) fn backup(text: &str) -> Result<BackupPath, CliError> {
-    check_scheme(text, "s3://bucket/repository/backup-name")?;
-    if text.ends_with('/') {
-        return Err(CliError::usage(format!(
-            "{text:?} ends with a slash and so names no backup; it should be \
-             s3://bucket/repository/backup-name"
-        )));
-    }
-    BackupPath::parse(text).map_err(sentence)
+/// Whether this is meant as a place for backups.
+pub(crate) fn is_place(text: &str) -> bool {
+    SCHEMES.iter().any(|scheme| text.starts_with(scheme))
 }
 
-/// Reads `s3://bucket/repository`; a slash at its end means nothing.
-pub(crate) fn repository(text: &str) -> Result<RepositoryPath, CliError> {
-    check_scheme(text, "s3://bucket/repository")?;
-    RepositoryPath::parse(text.strip_suffix('/').unwrap_or(text)).map_err(sentence)
+/// Reads `s3://bucket/repository/backup-name`, or `file:///repository/backup-name`.
+pub(crate) fn backup(text: &str) -> Result<BackupUrl, CliError> {
+    check_scheme(text, BACKUP)?;
+    if text.ends_with('/') {
+        return Err(CliError::usage(format!(
+            "{text:?} ends with a slash and so names no backup; it should be {BACKUP}"
+        )));
+    }
+    BackupUrl::parse(text).map_err(sentence)
+}
+
+/// Reads `s3://bucket/repository`, or `file:///repository`; a slash at its end means nothing.
+pub(crate) fn repository(text: &str) -> Result<RepositoryUrl, CliError> {
+    check_scheme(text, REPOSITORY)?;
+    let bare = match text.strip_suffix('/') {
+        Some(bare) if !bare.ends_with('/') => bare,
+        _ => text,
+    };
+    RepositoryUrl::parse(bare).map_err(sentence)
 }
 
 /// Without a scheme, a mistaken order of arguments could name a place that nobody meant.
 fn check_scheme(text: &str, wanted: &str) -> Result<(), CliError> {
-    if text.starts_with(SCHEME) {
+    if is_place(text) {
         return Ok(());
     }
     let shown = Invalid::new(
         "path",
         text,
-        format!("is no place in S3; it should be {wanted}"),
+        format!("is no place for backups; it should be {wanted}"),
     );
     Err(CliError::usage(shown.to_string()))
 }

@@ -10,7 +10,7 @@ use std::{
     str::FromStr,
 };
 
-use super::exit::CliError;
+use super::{exit::CliError, path};
 
 /// Something that holds a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,12 +36,12 @@ impl FromStr for Place {
     }
 }
 
-/// Refuses a place in S3 where a device, a file or a volume belongs: the arguments are in the other
-/// order, perhaps.
+/// Refuses a place for backups where a device, a file or a volume belongs: the arguments are in the
+/// other order, perhaps.
 pub(crate) fn check_order(place: &str, command: &str, order: &str) -> Result<(), CliError> {
-    if place.starts_with("s3://") {
+    if path::is_place(place) {
         return Err(CliError::usage(format!(
-            "{place:?} is a place in S3; `ringback {command}` takes {order}"
+            "{place:?} is a place for backups; `ringback {command}` takes {order}"
         )));
     }
     Ok(())

@@ -36,8 +36,8 @@ use crate::{
 #[derive(Args)]
 #[command(after_help = CREDENTIALS, after_long_help = long_help())]
 pub(crate) struct Restore {
-    /// The backup: s3://bucket/repository/backup-name.
-    #[arg(value_name = "S3_PATH")]
+    /// The backup: s3://bucket/repository/backup-name or file:///repository/backup-name.
+    #[arg(value_name = "BACKUP")]
     path: String,
     /// Where to: the path of a device or a file, or the name of a new volume of the daemon.
     #[arg(value_name = "DEVICE|FILE|VOLUME")]
@@ -69,6 +69,7 @@ fn long_help() -> String {
         "Examples:
   ringback restore s3://backups/vms/disk-monday ./disk.img
   ringback restore s3://backups/disks/sdb-monday /dev/sdc
+  ringback restore file:///mnt/usb/backups/sdb-monday /dev/sdc
   ringback restore s3://backups/disks/sdb-monday /dev/sdb --overwrite
   ringback restore s3://backups/vg/data-monday data-again     # a volume of the daemon
 
@@ -83,7 +84,11 @@ impl Restore {
         match self.target.clone() {
             Place::Path(to) => self.run_direct(to, context).await,
             Place::Volume(volume) => {
-                check_order(&volume, "restore", "s3://... first, then the target")?;
+                check_order(
+                    &volume,
+                    "restore",
+                    "s3://... or file:///... first, then the target",
+                )?;
                 self.ask_daemon(volume, context).await
             }
         }
@@ -98,8 +103,8 @@ impl Restore {
         let shown = to.display().to_string();
         refuse_options(&given, &shown, "a volume of the daemon")?;
         let from = path::backup(&self.path)?;
-        let config = self.store.config()?;
-        let store = Store::connect(from.repository(), &config, self.work.settings()).await;
+        let way = self.store.way_to(from.repository())?;
+        let store = Store::connect(&way, self.work.settings()).await?;
         let watched = Watched::default();
         let request = direct::restore::Request {
             from,

@@ -1,19 +1,22 @@
-//! How a command says where in S3, and with what credentials.
+//! How a command reaches a store, and with what credentials.
 
 use std::env;
 
 use clap::Args;
-use ringback_datapath::store::location::{Credentials, StoreConfig};
+use ringback_datapath::store::{
+    location::{Credentials, Secret, StoreConfig},
+    url::RepositoryUrl,
+};
 use ringback_proto::lvmd::{DataSource, data_source};
 
 use super::exit::CliError;
-use crate::{config::DatapathSettings, dialect, failure::Failure, jobs};
+use crate::{config::DatapathSettings, dialect, direct::store::Way, failure::Failure, jobs};
 
-/// How to reach the store.
+/// How to reach a store in S3.
 ///
 /// Credentials are never arguments, which everybody on the host can read.
 #[derive(Args, Clone, Default)]
-#[command(next_help_heading = "Store")]
+#[command(next_help_heading = "Store (s3://)")]
 pub(crate) struct StoreArgs {
     /// The store, http(s)://host[:port] [default: AWS's own endpoint of the region] [env:
     /// AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL]
@@ -40,7 +43,7 @@ pub(crate) struct StoreArgs {
 
 /// Where credentials come from, for `--help`.
 pub(crate) const CREDENTIALS: &str = "\
-Credentials are those that AWS tools use: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and
+Credentials for s3:// are those that AWS tools use: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and
 AWS_SESSION_TOKEN; else the profile that --profile or AWS_PROFILE names in ~/.aws/credentials
 and ~/.aws/config; else a web identity, the container's or the instance's role. The region is
 AWS_REGION, else the profile's, else what the store says.";
@@ -82,8 +85,36 @@ impl StoreArgs {
         })
     }
 
-    /// How this process reaches the store itself.
-    pub(crate) fn config(&self) -> Result<StoreConfig, CliError> {
+    /// How this process reaches a repository itself.
+    pub(crate) fn way_to(&self, repository: &RepositoryUrl) -> Result<Way, CliError> {
+        match repository {
+            RepositoryUrl::Bucket(path) => Ok(Way::S3(path.clone(), Box::new(self.config()?))),
+            RepositoryUrl::Folder(path) => {
+                self.refuse_for_folder(repository)?;
+                Ok(Way::Folder(path.clone()))
+            }
+        }
+    }
+
+    fn refuse_for_folder(&self, folder: &RepositoryUrl) -> Result<(), CliError> {
+        let given = [
+            ("--endpoint", self.endpoint.is_some()),
+            ("--profile", self.profile.is_some()),
+            ("--no-verify-tls", self.no_verify_tls),
+            ("--http-proxy", self.http_proxy.is_some()),
+            ("--https-proxy", self.https_proxy.is_some()),
+        ];
+        if let Some((option, _)) = given.iter().find(|(_, is_given)| *is_given) {
+            return Err(CliError::usage(format!(
+                "{option} is for places in S3 (s3://...), which {folder} is not; leave it out"
+            )));
+        }
+        let key = env::var("RINGBACK_ENCRYPTION_KEY").unwrap_or_default();
+        let key = (!key.is_empty()).then(|| Secret::new(key));
+        Ok(jobs::repository::refuse_encryption(key.as_ref())?)
+    }
+
+    fn config(&self) -> Result<StoreConfig, CliError> {
         let (mut store, key) = dialect::store(self.s3("")?).map_err(Failure::from)?;
         jobs::repository::refuse_encryption(key.as_ref())?;
         if let Some(profile) = &self.profile {

@@ -3,10 +3,10 @@
 use clap::Args;
 use ringback_datapath::{
     error::Error,
-    log::{Committed, Log},
+    log::Committed,
     repository::Repository,
     stop::Stop,
-    store::location::BackupPath,
+    store::{StoreError, folder::FolderTrouble, url::BackupUrl},
     verify::{self, Counts, Depth, Finding},
 };
 use serde_json::{Value, json};
@@ -20,7 +20,12 @@ use super::{
     progress::Display,
     store::{CREDENTIALS, StoreArgs, WorkArgs},
 };
-use crate::{direct::store::Store, failure::Failure, jobs::Bytes};
+use crate::{
+    config::DatapathSettings,
+    direct::store::{Store, Way},
+    failure::Failure,
+    jobs::Bytes,
+};
 
 /// Check that backups can be restored.
 ///
@@ -31,8 +36,9 @@ use crate::{direct::store::Store, failure::Failure, jobs::Bytes};
 #[derive(Args)]
 #[command(after_help = CREDENTIALS, after_long_help = long_help())]
 pub(crate) struct Verify {
-    /// The repository, or one backup in it: s3://bucket/repository[/backup-name].
-    #[arg(value_name = "S3_PATH")]
+    /// The repository, or one backup in it: s3://bucket/repository[/backup-name] or
+    /// file:///repository[/backup-name].
+    #[arg(value_name = "REPOSITORY|BACKUP")]
     path: String,
     /// Read and hash every chunk.
     #[arg(long)]
@@ -64,18 +70,16 @@ fn long_help() -> String {
 impl Verify {
     pub(crate) async fn run(self, context: &Context) -> Result<(), CliError> {
         let whole = path::repository(&self.path)?;
-        let config = self.store.config()?;
         let settings = self.work.settings();
-        let store = Store::connect(&whole, &config, settings.clone()).await;
-        let opened = match store.open().await {
-            Ok((repository, log)) => Opened::all(repository, &log),
-            Err(Error::NoRepository { .. }) => {
+        let way = self.store.way_to(&whole)?;
+        let (store, opened) = match Opened::all(&way, settings.clone()).await {
+            Err(error) if is_absent(&error) => {
                 // Then the last component is a backup's name.
                 let path = path::backup(self.path.trim_end_matches('/'))?;
-                let store = Store::connect(path.repository(), &config, settings).await;
-                Opened::one(&store, &path).await?
+                let way = self.store.way_to(path.repository())?;
+                Opened::one(&way, settings, &path).await?
             }
-            Err(error) => return Err(error.into()),
+            opened => opened?,
         };
         // Nothing is made by it, so it ends at once.
         let stop = Stop::default();
@@ -186,15 +190,22 @@ struct Report {
 }
 
 impl Opened {
-    fn all(repository: Repository, log: &Log) -> Self {
+    async fn all(way: &Way, settings: DatapathSettings) -> Result<(Store, Self), Error> {
+        let store = Store::connect(way, settings).await?;
+        let (repository, log) = store.open().await?;
         let backups = log.commits().to_vec();
-        Self {
+        let opened = Self {
             repository,
             backups,
-        }
+        };
+        Ok((store, opened))
     }
 
-    async fn one(store: &Store, path: &BackupPath) -> Result<Self, CliError> {
+    async fn one(
+        way: &Way,
+        settings: DatapathSettings,
+        path: &BackupUrl,
+    ) -> Result<(Store, Self), CliError> {
         let absent = || {
             let message = format!(
                 "there is neither a repository at {path} nor a backup {:?} in {}",
@@ -203,16 +214,27 @@ impl Opened {
             );
             CliError::from(Failure::new(Code::NotFound, message))
         };
+        let store = Store::connect(way, settings).await?;
         let (repository, log) = match store.open().await {
             Err(Error::NoRepository { .. }) => return Err(absent()),
             opened => opened?,
         };
         let backup = log.find(path.name()).ok_or_else(absent)?;
         let backups = vec![backup.clone()];
-        Ok(Self {
+        let opened = Self {
             repository,
             backups,
-        })
+        };
+        Ok((store, opened))
+    }
+}
+
+/// Whether there is nothing at all, where a repository would be.
+fn is_absent(error: &Error) -> bool {
+    match error {
+        Error::NoRepository { .. } => true,
+        Error::Store(StoreError::Folder(error)) => error.trouble() == FolderTrouble::Absent,
+        _ => false,
     }
 }
 

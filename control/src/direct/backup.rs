@@ -7,7 +7,7 @@ use ringback_datapath::{
     error::Error,
     log::{self, Committed},
     repository::now_ms,
-    store::location::BackupPath,
+    store::url::BackupUrl,
 };
 use ringback_proto::repository::Commit;
 use tonic::Code;
@@ -25,7 +25,7 @@ pub struct Request {
     /// A block device or a regular file.
     pub from: PathBuf,
     /// The backup.
-    pub to: BackupPath,
+    pub to: BackupUrl,
     /// A name for people; `None`: the path's last component.
     pub name: Option<String>,
     /// How the volume is called in the backup; `None`: its path.

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use ringback_datapath::{
     repository::Repository,
     restore::{self, Backup},
-    store::location::BackupPath,
+    store::url::BackupUrl,
 };
 use tonic::Code;
 
@@ -20,7 +20,7 @@ use crate::failure::Failure;
 #[derive(Debug, Clone)]
 pub struct Request {
     /// The backup.
-    pub from: BackupPath,
+    pub from: BackupUrl,
     /// A block device, or a file that may not be there yet.
     pub to: PathBuf,
     /// Whether a target that holds data is written over.

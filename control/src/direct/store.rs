@@ -1,4 +1,6 @@
 //! The store of a command: first contact is to be quick, work is to be patient.
+//!
+//! A folder of this host is not asked twice, and so takes no patience.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,8 +10,10 @@ use ringback_datapath::{
     repository::Repository,
     store::{
         ObjectStore, SharedCredentials,
+        folder::FolderStore,
         location::{RepositoryPath, StoreConfig},
         s3::S3Store,
+        url::FolderPath,
     },
 };
 
@@ -18,25 +22,41 @@ use crate::{
     jobs::{JOB_PATIENCE, OPEN_PATIENCE, repository},
 };
 
+/// Where a repository lies, and the way there.
+#[derive(Debug, Clone)]
+pub enum Way {
+    /// A place in S3.
+    S3(RepositoryPath, Box<StoreConfig>),
+    /// A folder of this host.
+    Folder(FolderPath),
+}
+
 /// One repository's place in a store, and how work on it is bounded.
 #[derive(Clone)]
 pub struct Store {
-    s3: S3Store,
+    kind: Kind,
     settings: DatapathSettings,
 }
 
+#[derive(Clone)]
+enum Kind {
+    S3(S3Store),
+    Folder(FolderStore),
+}
+
 impl Store {
-    /// Prepares to reach a repository.
-    pub async fn connect(
-        path: &RepositoryPath,
-        config: &StoreConfig,
-        settings: DatapathSettings,
-    ) -> Self {
-        let credentials = SharedCredentials::new(config.credentials.clone());
+    /// Prepares to reach a repository. Of a store in S3 nothing is asked yet; a folder is opened.
+    pub async fn connect(way: &Way, settings: DatapathSettings) -> Result<Self, Error> {
         let transfers = settings.parts_in_flight as usize;
-        let patience = OPEN_PATIENCE;
-        let s3 = S3Store::connect(path.clone(), config, credentials, patience, transfers).await;
-        Self { s3, settings }
+        let kind = match way {
+            Way::S3(path, config) => {
+                let credentials = SharedCredentials::new(config.credentials.clone());
+                let (path, patience) = (path.clone(), OPEN_PATIENCE);
+                Kind::S3(S3Store::connect(path, config, credentials, patience, transfers).await)
+            }
+            Way::Folder(path) => Kind::Folder(FolderStore::open(path.clone(), transfers).await?),
+        };
+        Ok(Self { kind, settings })
     }
 
     /// Opens the repository and reads its log.
@@ -61,7 +81,17 @@ impl Store {
     }
 
     fn with_patience(&self, patience: Duration) -> Arc<dyn ObjectStore> {
-        Arc::new(self.s3.with_patience(patience))
+        match &self.kind {
+            Kind::S3(s3) => Arc::new(s3.with_patience(patience)),
+            Kind::Folder(folder) => Arc::new(folder.clone()),
+        }
+    }
+
+    fn objects(&self) -> &dyn ObjectStore {
+        match &self.kind {
+            Kind::S3(s3) => s3,
+            Kind::Folder(folder) => folder,
+        }
     }
 
     pub(super) fn settings(&self) -> ringback_datapath::settings::Settings {
@@ -70,12 +100,17 @@ impl Store {
 
     /// Payload bytes sent and received.
     pub fn wire_bytes(&self) -> u64 {
-        let meter = self.s3.meter();
+        let meter = self.objects().meter();
         meter.sent() + meter.received()
+    }
+
+    /// What has kept requests from success for some seconds.
+    pub fn trouble(&self) -> Option<String> {
+        self.objects().trouble()
     }
 
     /// Waits until what was given up has been cleared away.
     pub async fn settle(&self) {
-        self.s3.settle().await;
+        self.objects().settle().await;
     }
 }

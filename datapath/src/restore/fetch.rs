@@ -118,6 +118,10 @@ impl Restore {
             Error::Store(StoreError::TooShort { .. }) => {
                 self.backup.damaged(wanted, place, "is cut off")
             }
+            Error::Store(StoreError::Unreadable { reason, .. }) => {
+                let reason = format!("cannot be read: {reason}");
+                self.backup.damaged(wanted, place, &reason)
+            }
             other => other,
         }
     }

@@ -169,7 +169,7 @@ impl ObjectStore for FakeStore {
         Ok(())
     }
 
-    async fn upload(&self, object: &str) -> Result<Arc<dyn Upload>, StoreError> {
+    async fn upload(&self, object: &str, _part_bytes: u64) -> Result<Arc<dyn Upload>, StoreError> {
         Ok(Arc::new(Parts {
             object: object.to_owned(),
             parts: Mutex::default(),

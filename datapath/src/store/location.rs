@@ -11,7 +11,7 @@ pub use super::proxy::Proxy;
 use super::tls::Authorities;
 
 /// Path components that the repository format takes for itself.
-const RESERVED: [&str; 8] = [
+pub(super) const RESERVED: [&str; 8] = [
     "repository",
     "keys",
     "data",
@@ -137,6 +137,13 @@ fn components(path: &str) -> Result<Vec<String>, InvalidLocation> {
             bare.len()
         ));
     }
+    if bare.starts_with("file:") {
+        return refuse(
+            "names a folder; only commands that work by themselves take one, a daemon should be \
+             told bucket/prefix/backup-name"
+                .into(),
+        );
+    }
     if bare.contains("://") {
         return refuse("has a scheme other than s3://".into());
     }
@@ -151,22 +158,32 @@ fn components(path: &str) -> Result<Vec<String>, InvalidLocation> {
     let components: Vec<String> = bare.split('/').map(str::to_owned).collect();
     check_bucket(path, &components[0])?;
     for component in &components[1..] {
-        if component.is_empty() {
-            return refuse("has an empty component; write single slashes, none at the end".into());
-        }
-        if component == "." || component == ".." {
-            return refuse(format!(
-                "has the component {component:?}; write the path out"
-            ));
-        }
-        if RESERVED.contains(&component.as_str()) {
-            return refuse(format!(
-                "has the component {component:?}, which the repository format keeps for itself; \
-                 choose another name"
-            ));
-        }
+        let checked = check_component(component).and_then(|()| check_name(component));
+        checked.map_err(|reason| invalid_path(path, reason))?;
     }
     Ok(components)
+}
+
+/// Whether a component of a path means what it seems to.
+pub(super) fn check_component(component: &str) -> Result<(), String> {
+    match component {
+        "" => Err("has an empty component; write single slashes, none at the end".into()),
+        "." | ".." => Err(format!(
+            "has the component {component:?}; write the path out"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a component may lie below a repository without being in its way.
+pub(super) fn check_name(component: &str) -> Result<(), String> {
+    if RESERVED.contains(&component) {
+        return Err(format!(
+            "has the component {component:?}, which the repository format keeps for itself; \
+             choose another name"
+        ));
+    }
+    Ok(())
 }
 
 fn check_bucket(path: &str, bucket: &str) -> Result<(), InvalidLocation> {
@@ -373,6 +390,7 @@ mod tests {
                 "credentials before the bucket",
             ),
             ("https://bucket/name", "scheme other than s3"),
+            ("file:///mnt/usb/repo/name", "names a folder"),
             ("b\u{fc}cket/name", "in the bucket's name"),
             ("bucket/na\nme", "control character"),
         ] {

@@ -1,6 +1,6 @@
 //! The object store below a repository.
 //!
-//! [`ObjectStore`] is what the rest of the crate knows of a store; [`s3`] is the one there is.
+//! [`ObjectStore`] is what the rest of the crate knows of a store; there are [`s3`] and [`folder`].
 //! Objects are named relative to the repository. Transient trouble is retried inside, for as long
 //! as the store's patience lasts; an error that comes out is final for the caller.
 
@@ -10,15 +10,18 @@ mod credentials;
 mod dial;
 #[cfg(test)]
 pub(crate) mod fake;
+pub mod folder;
 pub mod location;
 mod payload;
 mod proxies;
 mod proxy;
+mod reach;
 mod region;
 pub mod s3;
 mod throttle;
 mod tls;
 mod trouble;
+pub mod url;
 
 use std::sync::{
     Arc,
@@ -26,7 +29,7 @@ use std::sync::{
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio_util::task::TaskTracker;
 
 pub use credentials::SharedCredentials;
@@ -48,6 +51,14 @@ pub enum StoreError {
     TooShort {
         /// Its key.
         object: String,
+    },
+    /// There is such an object, and its bytes cannot be read, unlike those of others.
+    #[error("the object {object} cannot be read: {reason}")]
+    Unreadable {
+        /// Its path.
+        object: String,
+        /// What the system said.
+        reason: String,
     },
     /// There is no such bucket.
     #[error("there is no bucket {bucket:?} at {endpoint}; make it, or correct the path")]
@@ -95,6 +106,9 @@ pub enum StoreError {
         /// Code and message.
         reason: String,
     },
+    /// A filesystem failed, or does not suit.
+    #[error(transparent)]
+    Folder(#[from] folder::FolderError),
 }
 
 /// What became of a conditional PUT.
@@ -127,7 +141,8 @@ pub trait Download: Send {
 /// A multipart upload.
 #[async_trait]
 pub trait Upload: Send + Sync {
-    /// Sends a part; numbers begin at 1, all but the last part are of one size.
+    /// Sends a part, perhaps again; numbers begin at 1, in any order. All but the last part are of
+    /// the size that was announced, and that one is not larger.
     async fn part(&self, number: i32, payload: Payload) -> Result<(), StoreError>;
 
     /// Makes the object of its parts, `bytes` in all.
@@ -165,8 +180,8 @@ pub trait ObjectStore: Send + Sync {
     /// Only key slots are ever removed.
     async fn delete(&self, object: &str) -> Result<(), StoreError>;
 
-    /// Begins a multipart upload.
-    async fn upload(&self, object: &str) -> Result<Arc<dyn Upload>, StoreError>;
+    /// Begins a multipart upload, of parts of `part_bytes`.
+    async fn upload(&self, object: &str, part_bytes: u64) -> Result<Arc<dyn Upload>, StoreError>;
 
     /// What lies below `prefix`, in order of the names' bytes, those up to `after` left out.
     async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<Listed>, StoreError>;
@@ -190,11 +205,40 @@ pub trait ObjectStore: Send + Sync {
     /// Payload bytes sent and received.
     fn meter(&self) -> &Meter;
 
+    /// What has kept requests from success for some seconds, while they are being retried:
+    /// `no success for 42 s: the connection was refused`.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
     /// Limits how many large transfers are under way at once.
     fn throttle(&self) -> &Arc<Throttle>;
 
     /// For messages.
     fn describe(&self) -> String;
+}
+
+/// Objects fetched whole are far smaller. What is not, is none of ours and shall not fill the memory.
+const WHOLE_BYTES_MAX: usize = 256 << 20;
+
+/// All that comes in; `names` are those of object and store, for messages.
+async fn whole(
+    mut download: impl Download,
+    names: impl Fn() -> (String, String),
+) -> Result<Bytes, StoreError> {
+    let mut whole = BytesMut::new();
+    while let Some(piece) = download.next().await? {
+        if whole.len() + piece.len() > WHOLE_BYTES_MAX {
+            let (object, endpoint) = names();
+            return Err(StoreError::Refused {
+                object,
+                endpoint,
+                reason: format!("it has over {WHOLE_BYTES_MAX} bytes"),
+            });
+        }
+        whole.extend_from_slice(&piece);
+    }
+    Ok(whole.freeze())
 }
 
 /// Counts payload bytes.

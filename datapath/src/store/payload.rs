@@ -38,7 +38,6 @@ impl Payload {
     }
 
     /// The buffers.
-    #[cfg(test)]
     pub(crate) fn pieces(&self) -> &[Bytes] {
         &self.pieces
     }

@@ -183,7 +183,7 @@ async fn completed(answers: Vec<String>) -> (Result<(), StoreError>, usize) {
     let before = vec![body(created.len(), created), part];
     let server = Server::start([before, answers].concat()).await;
     let store = server.store(Duration::from_secs(2)).await;
-    let upload = store.upload("object").await.expect("created");
+    let upload = store.upload("object", 5 << 20).await.expect("created");
     let sent = upload.part(1, Bytes::from_static(b"hello").into()).await;
     sent.expect("sent");
     (upload.complete(5).await, server.requests() - 2)

@@ -122,10 +122,16 @@ async fn uploads_of_a_killed_backup_are_given_up_by_the_next_one() {
     let session = pack.rsplit_once('/').expect("a folder").0;
     // As a killed process leaves it.
     store
-        .upload(&format!("{session}/00000009-000000000000000000000000"))
+        .upload(
+            &format!("{session}/00000009-000000000000000000000000"),
+            5 << 20,
+        )
         .await
         .expect("begun");
-    store.upload("data/another/1").await.expect("begun");
+    store
+        .upload("data/another/1", 5 << 20)
+        .await
+        .expect("begun");
     bed.backup(&volume, "one").await.expect("backed up");
     assert_eq!(store.abandon_uploads("").await.expect("listed"), 1);
 }

@@ -20,7 +20,7 @@ use ringback_datapath::{
     settings::Settings,
     stop::Stop,
     store::{
-        Authorities, SharedCredentials,
+        Authorities, ObjectStore, SharedCredentials,
         location::{Credentials, Endpoint as Url, RepositoryPath, Secret, StoreConfig},
         s3::S3Store,
     },
@@ -179,22 +179,24 @@ impl Client {
 
     /// Restores into a new file at `target`.
     pub(crate) async fn restore(&self, name: &str, target: &Path) -> Result<(), Error> {
-        let repository = self.repository().await?;
-        let opened = Backup::open(&repository, name).await?;
-        let file = File::create(target).expect("create");
-        file.set_len(opened.volume_bytes()).expect("set_len");
-        let progress = Arc::new(Progress::default());
-        let stop = Stop::default();
-        restore::run(
-            &repository,
-            &opened,
-            target,
-            &self.settings,
-            &progress,
-            &stop,
-        )
-        .await
+        let store = Arc::new(self.store().await);
+        restore(store, &self.settings, name, target).await
     }
+}
+
+/// Restores a backup that lies in `store` into a new file at `target`.
+pub(crate) async fn restore(
+    store: Arc<dyn ObjectStore>,
+    settings: &Settings,
+    name: &str,
+    target: &Path,
+) -> Result<(), Error> {
+    let repository = Repository::open(store).await?;
+    let opened = Backup::open(&repository, name).await?;
+    let file = File::create(target).expect("create");
+    file.set_len(opened.volume_bytes()).expect("set_len");
+    let (progress, stop) = (Arc::new(Progress::default()), Stop::default());
+    restore::run(&repository, &opened, target, settings, &progress, &stop).await
 }
 
 /// Small chunks, parts and buffers, so that small volumes meet every limit.

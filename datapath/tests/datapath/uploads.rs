@@ -11,7 +11,7 @@ use crate::support::Bed;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn begun(store: &impl ObjectStore, object: &str) -> Arc<dyn Upload> {
-    let upload = store.upload(object).await.expect("begun");
+    let upload = store.upload(object, 5 << 20).await.expect("begun");
     let payload = Payload::from(Bytes::from_static(b"part"));
     upload.part(1, payload).await.expect("sent");
     upload
@@ -24,7 +24,7 @@ async fn uploads_below_a_prefix_are_given_up_however_many_and_no_others() {
     // More than fit into one page of a listing, several of one name among them.
     for number in 0..1_010 {
         let name = format!("data/one/{}", number / 2);
-        store.upload(&name).await.expect("begun");
+        store.upload(&name, 5 << 20).await.expect("begun");
     }
     let other = begun(&store, "data/other/1").await;
     assert_eq!(

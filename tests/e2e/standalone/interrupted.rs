@@ -37,7 +37,7 @@ pub(super) async fn reached(stopped: &Stopped) {
     reached.expect("a request is stopped");
 }
 
-async fn end(mut running: Child) -> Output {
+pub(super) async fn end(mut running: Child) -> Output {
     wait_for("the command's end", async || {
         running.try_wait().expect("can be waited for")
     })

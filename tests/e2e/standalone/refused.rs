@@ -17,7 +17,7 @@ async fn wrong_usage_ends_with_2_before_anything_is_asked() {
         ("backup ./disk.img", "required arguments"),
         (
             "backup ./disk.img backups/vms/monday",
-            "is no place in S3; it should be s3://",
+            "is no place for backups; it should be s3://",
         ),
         (
             "backup ./disk.img s3://backups/vms/",
@@ -50,7 +50,7 @@ async fn wrong_usage_ends_with_2_before_anything_is_asked() {
         ),
         (
             "restore ./disk.img s3://backups/vms/monday",
-            "takes s3://... first, then the target",
+            "or file:///... first, then the target",
         ),
         (
             "restore s3://backups/vms ./folder",
@@ -68,7 +68,7 @@ async fn wrong_usage_ends_with_2_before_anything_is_asked() {
             "restore s3://backups/vms/monday a --overwrite",
             "--overwrite is for the path of",
         ),
-        ("list backups/vms", "is no place in S3"),
+        ("list backups/vms", "is no place for backups"),
         ("verify s3://backups/vms --percent 0", "0 is not in 1..=100"),
         (
             "verify s3://backups/vms --percent 5 --data",

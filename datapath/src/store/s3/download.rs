@@ -108,7 +108,7 @@ impl RangeDownload {
             .await
     }
 
-    pub(super) fn refused(&self, reason: String) -> StoreError {
+    fn refused(&self, reason: String) -> StoreError {
         StoreError::Refused {
             object: self.store.key(&self.object),
             endpoint: self.store.endpoint.clone(),

@@ -25,7 +25,7 @@ use aws_sdk_s3::{
     primitives::ByteStream,
 };
 use aws_smithy_runtime::client::retries::{RetryPartition, TokenBucket};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio_util::task::TaskTracker;
 
 use self::{
@@ -38,12 +38,11 @@ use super::{
     Download, Listed, Meter, ObjectStore, Payload, PutNew, StoreError, Throttle, Upload, connector,
     credentials::SharedCredentials,
     location::{Endpoint, RepositoryPath, StoreConfig},
+    reach::Reach,
     region,
     throttle::Observer,
+    whole,
 };
-
-/// Objects fetched whole are far smaller. What is not, is none of ours and shall not fill the memory.
-const WHOLE_BYTES_MAX: usize = 256 << 20;
 
 /// An S3 bucket and prefix.
 #[derive(Clone)]
@@ -55,6 +54,7 @@ pub struct S3Store {
     endpoint: String,
     signer: Signer,
     meter: Arc<Meter>,
+    reach: Arc<Reach>,
     throttle: Arc<Throttle>,
     patience: Duration,
     /// Closed from the start: it can be waited for at any time, and takes tasks all the same.
@@ -109,10 +109,11 @@ impl S3Store {
             builder = builder.endpoint_url(endpoint.as_url());
         }
         let impatient = builder.build();
+        let reach = Arc::default();
         let background = TaskTracker::new();
         background.close();
         Self {
-            client: patient_client(&impatient, patience),
+            client: patient_client(&impatient, patience, &reach),
             impatient,
             endpoint: config
                 .endpoint
@@ -121,6 +122,7 @@ impl S3Store {
             path,
             signer,
             meter: Arc::default(),
+            reach,
             throttle,
             patience,
             background,
@@ -130,7 +132,7 @@ impl S3Store {
     /// The same store with another patience.
     pub fn with_patience(&self, patience: Duration) -> Self {
         Self {
-            client: patient_client(&self.impatient, patience),
+            client: patient_client(&self.impatient, patience, &self.reach),
             patience,
             ..self.clone()
         }
@@ -150,24 +152,21 @@ impl S3Store {
     }
 }
 
-fn patient_client(config: &Config, patience: Duration) -> Client {
+fn patient_client(config: &Config, patience: Duration, reach: &Arc<Reach>) -> Client {
+    let witness = Witness {
+        patience,
+        reach: Arc::clone(reach),
+    };
     let builder = config.to_builder();
     let builder = builder.timeout_config(timeouts(patience, 0));
-    Client::from_conf(builder.interceptor(Witness { patience }).build())
+    Client::from_conf(builder.interceptor(witness).build())
 }
 
 #[async_trait]
 impl ObjectStore for S3Store {
     async fn get(&self, object: &str) -> Result<Bytes, StoreError> {
-        let mut download = RangeDownload::new(self, object, None);
-        let mut whole = BytesMut::new();
-        while let Some(piece) = download.next().await? {
-            if whole.len() + piece.len() > WHOLE_BYTES_MAX {
-                return Err(download.refused(format!("it has over {WHOLE_BYTES_MAX} bytes")));
-            }
-            whole.extend_from_slice(&piece);
-        }
-        Ok(whole.freeze())
+        let download = RangeDownload::new(self, object, None);
+        whole(download, || (self.key(object), self.endpoint.clone())).await
     }
 
     async fn get_range(
@@ -259,7 +258,7 @@ impl ObjectStore for S3Store {
         }
     }
 
-    async fn upload(&self, object: &str) -> Result<Arc<dyn Upload>, StoreError> {
+    async fn upload(&self, object: &str, _part_bytes: u64) -> Result<Arc<dyn Upload>, StoreError> {
         Ok(Arc::new(MultipartUpload::begin(self, object).await?))
     }
 
@@ -296,6 +295,10 @@ impl ObjectStore for S3Store {
 
     fn meter(&self) -> &Meter {
         &self.meter
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.reach.trouble()
     }
 
     fn throttle(&self) -> &Arc<Throttle> {

@@ -1,6 +1,7 @@
 //! Multipart uploads: parts in any order, an end that may be asked for twice, and giving up.
 
 use std::{
+    collections::BTreeMap,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -32,7 +33,8 @@ pub(super) struct MultipartUpload {
     store: S3Store,
     object: String,
     upload_id: String,
-    parts: Mutex<Vec<CompletedPart>>,
+    /// By their numbers: of one that was sent again the last counts.
+    parts: Mutex<BTreeMap<i32, CompletedPart>>,
 }
 
 impl MultipartUpload {
@@ -110,17 +112,18 @@ impl Upload for MultipartUpload {
         self.parts
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push(part);
+            .insert(number, part);
         Ok(())
     }
 
     async fn complete(&self, bytes: u64) -> Result<(), StoreError> {
-        let mut parts = self
+        let parts = self
             .parts
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        parts.sort_by_key(|part| part.part_number);
+            .values()
+            .cloned()
+            .collect();
         let limits = Config::builder().timeout_config(completion_timeouts(self.store.patience));
         let completed = self
             .store
