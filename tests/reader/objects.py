@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """Moves a repository's objects about, as files under their names.
 
-    objects.py download PREFIX FOLDER    from the bucket `backups`
-    objects.py upload FOLDER PREFIX      to it
+    objects.py upload FOLDER PREFIX      to the bucket `backups`
     objects.py pages FOLDER              from the dumps in docs/formats
 """
 
@@ -20,14 +19,6 @@ def store(folder, name, data):
     path = Path(folder, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
-
-
-def download(prefix, folder):
-    s3 = s3_client()
-    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix + "/"):
-        for key in (item["Key"] for item in page["Contents"]):
-            body = s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
-            store(folder, key.removeprefix(prefix + "/"), body)
 
 
 def upload(folder, prefix):
@@ -68,5 +59,5 @@ def pages(folder):
 
 
 if __name__ == "__main__":
-    commands = {"download": download, "upload": upload, "pages": pages}
+    commands = {"upload": upload, "pages": pages}
     commands[sys.argv[1]](*sys.argv[2:])

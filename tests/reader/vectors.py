@@ -136,6 +136,11 @@ def write(folder):
         Path(folder, f"{name}.json").write_text(text + "\n")
 
 
+def read_repository(folder):
+    return {str(path.relative_to(folder)): path.read_bytes()
+            for path in folder.rglob("*") if path.is_file()}
+
+
 class Changed:
     """The objects of a repository in memory, with the changes of a failure."""
 
@@ -182,9 +187,7 @@ def check(folder):
     expected = json.loads(Path(folder, "expected.json").read_text())
     whole, restored = {}, 0
     for repository, it in expected["repositories"].items():
-        root = Path(folder, repository)
-        whole[repository] = {str(path.relative_to(root)): path.read_bytes()
-                             for path in root.rglob("*") if path.is_file()}
+        whole[repository] = read_repository(Path(folder, repository))
         for passphrase in it["passphrases"] or [None]:
             for backup, volume in it["backups"].items():
                 content, refusal = hash_of(Changed(whole[repository], {}), passphrase, backup)
