@@ -111,8 +111,9 @@ class Failures:
         self.restore("a second backup has the name of the first", put={self.next: again.hex()})
         self.restore("the newest entry has a field that is not known inside",
                      put={self.next: self.entry(damage=damage + UNKNOWN_FIELD).hex()})
-        self.restore("there are names below log/ that are no slots",
-                     put={"log/0000000000000000": "00", "log/README": "00"})
+        self.restore("there are names below log/ and checkpoint/ that are no slots",
+                     put={"log/0000000000000000": "00", "log/README": "00",
+                          "checkpoint/0000000000000000": "00", "checkpoint/README": "00"})
 
     def of_packs(self):
         data, tree = (object_name(folder, self.story.pack_of(folder, "tuesday"))

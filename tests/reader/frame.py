@@ -8,7 +8,7 @@ from blake3 import blake3
 from refused import demand
 
 HEADER_BYTES, CHECK_BYTES = 32, 32
-(REPOSITORY, KEYS, DATA_PACK, TREE_PACK, INDEX, REFS, LOG) = range(1, 8)
+(REPOSITORY, KEYS, DATA_PACK, TREE_PACK, INDEX, REFS, LOG, CHECKPOINT) = range(1, 9)
 FIELDS = struct.Struct("<8sBBHI16s")
 MAGIC, VERSION = b"RINGBACK", 1
 

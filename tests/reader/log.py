@@ -4,21 +4,32 @@ import re
 
 from blake3 import blake3
 
+import checkpoint
 import frame
 import messages
 from messages import ascending, items
 from packs import object_name
-from refused import demand, within
+from refused import Refused, demand, within
 
-SLOT_NAME = re.compile("log/[0-9a-f]{16}")
 MAX_ENTRY_BYTES, MAX_REF_SETS = 4096, 64
 
 
 class History:
-    """What the log says: backups by name, live index segments, marked packs."""
+    """What the log says up to a slot: backups by name, live index segments, marked packs."""
 
     def __init__(self):
+        self.slot, self.head_hash = 0, b""
         self.commits, self.segments, self.marked = {}, [], set()
+
+    def read_entry(self, repository):
+        """Takes up the entry in the next slot."""
+        name = f"log/{self.slot + 1:016x}"
+        entry, data = repository.read_object(name, frame.LOG, messages.LOG_ENTRY, MAX_ENTRY_BYTES)
+        with within(name):
+            demand(entry.previous == self.head_hash, "it does not continue the entry before")
+            demand(len(entry.nonce) == 16, "its nonce has not 16 bytes")
+            self.take(entry)
+        self.slot, self.head_hash = self.slot + 1, blake3(data).digest()
 
     def take(self, entry):
         kinds = [it for it in (entry.commit, entry.segments, entry.damage) if it is not None]
@@ -36,21 +47,58 @@ class History:
             self.marked.update(names_of(entry.damage.packs))
 
 
-def replay(repository):
-    """Reads the log from its first slot to its last."""
-    demand(not repository.store.names("checkpoint/"), "there are checkpoints")
-    slots = [int(name[4:], 16) for name in repository.store.names("log/")
-             if SLOT_NAME.fullmatch(name)]
-    history, previous = History(), b""
-    for slot, found in enumerate((it for it in slots if it), 1):
-        name = f"log/{found:016x}"
-        demand(found == slot, f"the log has no slot {slot}, but {name}")
-        entry, data = repository.read_object(name, frame.LOG, messages.LOG_ENTRY, MAX_ENTRY_BYTES)
-        with within(name):
-            demand(entry.previous == previous, "it does not continue the entry before")
-            demand(len(entry.nonce) == 16, "its nonce has not 16 bytes")
-            history.take(entry)
-        previous = blake3(data).digest()
+def slots_below(repository, prefix):
+    """Slots of the log's entries or of checkpoints, ascending; what is no slot is passed over."""
+    pattern = re.compile(f"{prefix}([0-9a-f]{{16}})")
+    found = filter(None, map(pattern.fullmatch, repository.store.names(prefix)))
+    return [slot for slot in (int(it[1], 16) for it in found) if slot]
+
+
+def replay(repository, packs):
+    """The history from the highest checkpoint that is whole, and the entries behind it."""
+    history, damaged = History(), []
+    for slot in reversed(slots_below(repository, "checkpoint/")):
+        try:
+            history = checkpoint.read(repository, packs, slot)
+            break
+        except Refused as refused:
+            damaged.append((slot, refused))
+    try:
+        follow(repository, history)
+        short = "the log ends too early"
+    except Refused as refused:
+        short = str(refused)
+        if not damaged or history.slot >= damaged[0][0]:
+            raise
+    for slot, refused in damaged:
+        demand(history.slot >= slot, f"{short}, and a checkpoint is damaged: {refused}")
+    return history
+
+
+def follow(repository, history, at_slot=lambda: None):
+    """Takes up the entries behind a history; `at_slot` is called behind each."""
+    behind = [slot for slot in slots_below(repository, "log/") if slot > history.slot]
+    for slot in behind:
+        demand(slot == history.slot + 1, f"the log has no slot {history.slot + 1}, but slot {slot}")
+        history.read_entry(repository)
+        at_slot()
+
+
+def check(repository, packs):
+    """The history from all entries that must be there, which all checkpoints must agree with."""
+    summed = {slot: checkpoint.read(repository, packs, slot, packs.demand_listed)
+              for slot in slots_below(repository, "checkpoint/")}
+    history = History()
+    if len(summed) > 1 and 1 not in slots_below(repository, "log/"):
+        history = summed.pop(sorted(summed)[-2])
+    since = history.slot
+
+    def compare():
+        if history.slot in summed:
+            same = vars(summed.pop(history.slot)) == vars(history)
+            demand(same, f"the checkpoint of slot {history.slot} says what the log does not say")
+    follow(repository, history, compare)
+    demand(all(slot < since for slot in summed), "the log ends before a checkpoint")
     return history
 
 

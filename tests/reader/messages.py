@@ -30,6 +30,12 @@ SEGMENTS = {1: ("added", bytes), 2: ("dropped", bytes)}
 DAMAGE = {1: ("packs", bytes)}
 LOG_ENTRY = {1: ("previous", bytes), 2: ("nonce", bytes), 3: ("commit", COMMIT),
              4: ("segments", SEGMENTS), 5: ("damage", DAMAGE)}
+COMMIT_BLOCK = {1: ("first_name", str), 2: ("record", NODE_REF)}
+CHECKPOINT = {1: ("slot", int), 2: ("head_hash", bytes), 3: ("commits", [COMMIT_BLOCK]),
+              4: ("segments", [NODE_REF]), 5: ("marked", [NODE_REF]), 6: ("commit_count", int),
+              7: ("segment_count", int), 8: ("marked_count", int)}
+SLOTTED_COMMIT = {1: ("slot", int), 2: ("commit", COMMIT)}
+COMMIT_LIST = {1: ("commits", [SLOTTED_COMMIT])}
 REF_SET = {1: ("parent", bytes), 2: ("depth", int), 3: ("added_data", bytes),
            4: ("dropped_data", bytes), 5: ("added_tree", bytes), 6: ("dropped_tree", bytes)}
 INDEXED_PACK = {1: ("name", bytes), 2: ("ids", bytes), 3: ("stored_bytes", [int])}

@@ -18,6 +18,10 @@ def object_name(folder, pack):
     return f"{folder}/{pack[:8].hex()}/{pack[8:12].hex()}-{pack[12:].hex()}"
 
 
+def name_of(ref):
+    return f"node {ref.ordinal} of {object_name('tree', ref.pack)}"
+
+
 class Packs:
     def __init__(self, repository):
         self.repository = repository
@@ -31,14 +35,19 @@ class Packs:
         return record
 
     def node(self, ref, message):
+        data = self.node_bytes(ref)
+        with within(name_of(ref)):
+            return decode(data, message)
+
+    def node_bytes(self, ref):
         name = object_name("tree", ref.pack)
-        with within(f"node {ref.ordinal} of {name}"):
+        with within(name_of(ref)):
             length = ref.stored_bytes
             demand(self.crypt.tag_bytes < length <= MAX_NODE_BYTES, f"it has {length} bytes")
             record = self.record(name, ref.offset, length)
             node = self.crypt.node(name, ref.ordinal, ref.id, record)
             demand(self.crypt.id_of(node) == ref.id, "it is damaged: its id differs")
-            return decode(node, message)
+            return node
 
     def chunk(self, chunk_id, pack, ordinal, offset, length, chunk_bytes):
         """A chunk that is to have `chunk_bytes` bytes."""
@@ -50,6 +59,12 @@ class Packs:
             chunk = expand(codec, payload, chunk_bytes)
             demand(self.crypt.id_of(chunk) == chunk_id, "it is damaged: its id differs")
             return chunk
+
+    def demand_listed(self, folder, pack, ordinal, place):
+        """The pack's footer lists the record: id, offset, length."""
+        records = self.footer(folder, pack)
+        demand(ordinal < len(records) and records[ordinal] == place,
+               f"{object_name(folder, pack)} does not list its record {ordinal} as the tree does")
 
     def footer(self, folder, pack):
         """A pack's records as its footer lists them: id, offset, length. Read once."""

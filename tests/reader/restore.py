@@ -27,15 +27,16 @@ def open_repository(place, passphrase):
 
 
 def backups_of(repository):
-    return list(log.replay(repository).commits)
+    return list(log.replay(repository, Packs(repository)).commits)
 
 
 def backup_of(repository, name):
     """The wanted backup's volume: nothing is read but what leads to its chunks, while they are whole."""
-    history = log.replay(repository)
+    packs = Packs(repository)
+    history = log.replay(repository, packs)
     demand(name in history.commits, f"there is no backup {name!r}")
     places = functools.cache(lambda: log.places(repository, history))
-    return HealedVolume(Packs(repository), history.commits[name], repository.chunk_bytes, places)
+    return HealedVolume(packs, history.commits[name], repository.chunk_bytes, places)
 
 
 def restore(repository, name, path):
@@ -57,7 +58,7 @@ def check(repository, say=print):
     """Reads all that the log leads to, and what a restore does not need: footers, ref sets, segments."""
     repository.check_slots()
     packs = Packs(repository)
-    history = log.replay(repository)
+    history = log.check(repository, packs)
     for name, commit in history.commits.items():
         with within(f"backup {name!r}"):
             named = log.ref_set(repository, commit.ref_set)

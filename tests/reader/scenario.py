@@ -102,13 +102,18 @@ BACKUPS = {
 }
 
 
+# Backups of small volumes of their own, which `sum_up` makes; not in the order of their names.
+DAYS = ["uno", "due", "tre", "quattro", "cinque", "sei"]
+BACKUPS_OF_DAYS = {name: (name, 512, [piece(0, "lines", name, 512)], {0: zstd}) for name in DAYS}
+
+
 class Story:
-    """Writes one repository. `keys` are none for the one in the clear."""
+    """Writes one repository, with keys if `encrypted` is in its name."""
 
     def __init__(self, repository):
         self.random = random_of(repository)
         keys = None
-        if repository == "encrypted":
+        if "encrypted" in repository:
             keys = Keys(self.random("seal key", 32), self.random("id key", 32))
         self.writer = Writer(self.random, CHUNK_BYTES, keys)
         self.backups = {}
@@ -128,8 +133,9 @@ class Story:
 
     def back_up(self, name, parent=None, avoid=()):
         self.clock += DAY_MS
-        self.backups[name] = self.writer.back_up(name, volume_of(*BACKUPS[name]), self.clock,
-                                                 self.backups.get(parent), avoid=avoid)
+        self.backups[name] = self.writer.back_up(
+            name, volume_of(*(BACKUPS | BACKUPS_OF_DAYS)[name]), self.clock,
+            self.backups.get(parent), avoid=avoid)
 
     def pack_of(self, folder, backup):
         """The name of the pack or segment that a backup wrote."""
@@ -144,6 +150,27 @@ class Story:
         dropped = [self.pack_of("index", it) for it in backups]
         self.writer.append(segments=encode(messages.SEGMENTS, added=merged,
                                            dropped=b"".join(dropped)))
+
+    def checkpoint(self, commits_in_block):
+        what = f"checkpoint {self.writer.slot}"
+        pack = self.random(f"session of {what}", 8) + bytes(4) + self.random(f"pack of {what}", 12)
+        self.writer.put_checkpoint(pack, commits_in_block)
+
+    def sum_up(self):
+        """A repository with two checkpoints, and without the entries below the lower one."""
+        self.begin()
+        for name in DAYS[:3]:
+            self.back_up(name)
+        self.merge_segments(*DAYS[:3])
+        self.checkpoint(commits_in_block=2)
+        self.writer.append(damage=encode(messages.DAMAGE, packs=self.pack_of("data", DAYS[0])))
+        self.back_up(DAYS[3])
+        self.checkpoint(commits_in_block=3)
+        self.back_up(DAYS[4])
+        self.back_up(DAYS[5])
+        for slot in range(1, 5):
+            del self.writer.objects[f"log/{slot:016x}"]
+        return self.writer.objects
 
     def tell(self):
         """The objects of the repository, by name."""

@@ -4,7 +4,7 @@ from contextlib import suppress
 
 import messages
 from messages import ascending, items
-from packs import object_name
+from packs import name_of, object_name
 from refused import Refused, demand, within
 
 LEAF_CHUNKS, INNER_CHILDREN = 512, 128
@@ -22,10 +22,6 @@ def positions_of(node, lists, limit):
     demand(all(len(it) == len(node.positions) for it in lists), "a node's lists differ in length")
     demand(all(p < limit for p in node.positions), f"a node's position is over {limit - 1}")
     return ascending(node.positions, "a node's positions")
-
-
-def name_of(ref):
-    return f"node {ref.ordinal} of {object_name('tree', ref.pack)}"
 
 
 class Volume:
@@ -113,6 +109,4 @@ class CheckedVolume(Volume):
     def see(self, folder, pack, ordinal, place):
         name = object_name(folder, pack)
         demand(pack in self.named[folder], f"{name} is not in the backup's ref set")
-        records = self.packs.footer(folder, pack)
-        demand(ordinal < len(records) and records[ordinal] == place,
-               f"{name} does not list its record {ordinal} as the tree does")
+        self.packs.demand_listed(folder, pack, ordinal, place)

@@ -12,15 +12,18 @@ from pathlib import Path
 
 from blake3 import blake3
 
+import messages
 import objects
 import restore
 from crypt import Keys
 from failures import failures_of
+from failures_of_sums import failures_of_sums
 from hostile import CASES, FULL, Hostile
+from messages import encode
 from primitives import known_answers
 from refused import Refused, demand, within
 from repository import Repository
-from scenario import BACKUPS, CHUNK_BYTES, PASSPHRASES, RECIPES, Story
+from scenario import BACKUPS, BACKUPS_OF_DAYS, CHUNK_BYTES, PASSPHRASES, RECIPES, Story
 from writer import Volume, Writer
 
 # What the pages have for random bytes: the first byte, the others count up.
@@ -29,6 +32,7 @@ RANDOM_OF_THE_PAGES = {
     "index pack of monday": 0xf0, "ref set of monday": 0x20, "commit of monday": 0x30,
     "nonce of log/0000000000000001": 0x40, "tree pack of tuesday": 0xe0,
     "ref set of tuesday": 0x50, "commit of tuesday": 0x60, "nonce of log/0000000000000002": 0x70,
+    "nonce of log/0000000000000003": 0x80, "nonce of log/0000000000000004": 0x90,
     "seal key": 0x80, "id key": 0xa0, "slot first": 0xb0, "salt of passphrases": 0xc0}
 BEGUN_MS, MONDAY_MS, TUESDAY_MS = 1749999999000, 1750000000000, 1750086400000
 IDENTITY = "2d7a1c9e-5b0f-4c38-9e61-0a4f7be3d512"
@@ -43,6 +47,10 @@ def session_of_the_pages(number):
     return bytes.fromhex(f"5e5510000000000{number}")
 
 
+def of_monday(writer, folder):
+    return writer.pack_name(session_of_the_pages(1), folder, "monday")
+
+
 def clear_pages():
     writer = Writer(random_of_the_pages, CHUNK_BYTES)
     writer.begin(BEGUN_MS)
@@ -50,6 +58,13 @@ def clear_pages():
     monday = writer.back_up("monday", volume, MONDAY_MS, session=session_of_the_pages(1),
                             sent=len(writer.objects["repository"]))
     writer.back_up("tuesday", volume, TUESDAY_MS, monday, session=session_of_the_pages(2))
+    packs, segments = (of_monday(writer, folder) for folder in ("data", "index"))
+    repaired = session_of_the_pages(3) + segments[8:]
+    writer.put_segment(repaired, [packs])
+    writer.append(segments=encode(messages.SEGMENTS, added=repaired, dropped=segments))
+    writer.append(damage=encode(messages.DAMAGE, packs=packs))
+    summed = session_of_the_pages(4) + bytes(4) + random_of_the_pages("tree pack of tuesday", 12)
+    writer.put_checkpoint(summed, commits_in_block=2)
     return writer.objects
 
 
@@ -113,23 +128,28 @@ def expected_of_hostile(case):
 
 def write(folder):
     stories = {name: Story(name) for name in ("plain", "encrypted")}
+    sums = {name: Story(name) for name in ("summed", "summed-encrypted")}
     repositories = {name: story.tell() for name, story in stories.items()}
+    repositories |= {name: story.sum_up() for name, story in sums.items()}
     repositories["hostile"] = Hostile().tell()
     for repository, found in repositories.items():
         for name, data in found.items():
             objects.store(Path(folder, repository), name, data)
-    backups = {name: expected_of(volume_bytes, pieces)
-               for name, (_, volume_bytes, pieces, _) in BACKUPS.items()}
+    backups, days = (
+        {name: expected_of(volume_bytes, pieces) for name, (_, volume_bytes, pieces, _) in it.items()}
+        for it in (BACKUPS, BACKUPS_OF_DAYS))
     good = {name: expected_of_hostile(it) for name, it in CASES.items() if it.because is None}
     failures = [it for name, story in stories.items() for it in failures_of(name, story)]
+    failures += [it for name, story in sums.items() for it in failures_of_sums(name, story)]
     failures += [{"what": it.because, "outcome": "refused", "repository": "hostile",
                   "passphrase": None, "backup": name} for name, it in CASES.items() if it.because]
+    held = {"plain": backups, "encrypted": backups, "summed": days, "summed-encrypted": days,
+            "hostile": good}
     expected = {
         "repositories": {
-            "plain": {"chunk_bytes": CHUNK_BYTES, "passphrases": [], "backups": backups},
-            "encrypted": {"chunk_bytes": CHUNK_BYTES, "passphrases": list(PASSPHRASES.values()),
-                          "backups": backups},
-            "hostile": {"chunk_bytes": CHUNK_BYTES, "passphrases": [], "backups": good}},
+            name: {"chunk_bytes": CHUNK_BYTES, "backups": it,
+                   "passphrases": list(PASSPHRASES.values()) if "encrypted" in name else []}
+            for name, it in held.items()},
         "changes": failures}
     for name, content in (("expected", expected), ("primitives", known_answers())):
         text = json.dumps(content, indent=1, ensure_ascii=False)

@@ -4,8 +4,9 @@ It keeps all objects in memory. Its random bytes come from outside, so that the 
 make the same objects.
 """
 
+import dataclasses
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from blake3 import blake3
 
@@ -13,7 +14,7 @@ import frame
 import messages
 from crypt import (FIRST_NONCE, FOOTER_ORDINAL, SALT_BYTES, Clear, Sealed, nonce_of, seal, slot_key,
                    stretch)
-from messages import encode
+from messages import decode, encode, field, items
 from packs import KINDS, MARK, object_name
 from tree import INNER_CHILDREN, LEAF_CHUNKS, height_of
 
@@ -38,7 +39,7 @@ class Volume:
     identity: str
     volume_bytes: int
     chunks: dict
-    records: dict = field(default_factory=dict)
+    records: dict = dataclasses.field(default_factory=dict)
 
 
 @dataclass
@@ -62,6 +63,7 @@ class Writer:
         self.objects = {}
         self.places = {}
         self.slot, self.previous = 0, b""
+        self.commits, self.live, self.marked = {}, [], set()
 
     def header(self, kind, epoch=None):
         epoch = self.crypt.epoch if epoch is None else epoch
@@ -133,6 +135,39 @@ class Writer:
         entry = encode(messages.LOG_ENTRY, previous=self.previous, nonce=nonce, **kind)
         self.put(name, frame.LOG, entry)
         self.previous = blake3(self.objects[name]).digest()
+        self.remember(decode(entry, messages.LOG_ENTRY), kind.get("commit"))
+
+    def remember(self, entry, commit):
+        """What a checkpoint says of an entry; `commit` is encoded."""
+        if entry.commit:
+            slotted = encode(messages.SLOTTED_COMMIT, slot=self.slot, commit=commit)
+            self.commits.setdefault(entry.commit.name.encode(), slotted)
+            self.live += items(entry.commit.segments, 24, "segments")
+        elif entry.segments:
+            dropped = items(entry.segments.dropped, 24, "segments")
+            self.live = [it for it in self.live if it not in dropped]
+            self.live += items(entry.segments.added, 24, "segments")
+        else:
+            self.marked.update(items(entry.damage.packs, 24, "packs"))
+
+    def put_checkpoint(self, pack, commits_in_block):
+        """Puts the checkpoint of the newest entry, and its blocks into the tree pack `pack`."""
+        names = sorted(self.commits)
+        firsts = names[::commits_in_block]
+        blocks = [b"".join(field(1, self.commits[it]) for it in names[at:at + commits_in_block])
+                  for at in range(0, len(names), commits_in_block)]
+        tables = [b"".join(self.live), b"".join(sorted(self.marked))]
+        records = [(self.crypt.id_of(it), it) for it in [*blocks, *filter(None, tables)]]
+        places = self.put_pack("tree", pack, records) if records else {}
+        refs = [[self.node_ref(self.crypt.id_of(it), places[self.crypt.id_of(it)])] if it else []
+                for it in [*blocks, *tables]]
+        commits = [encode(messages.COMMIT_BLOCK, first_name=first.decode(), record=ref)
+                   for first, (ref,) in zip(firsts, refs)]
+        message = encode(messages.CHECKPOINT, slot=self.slot, head_hash=self.previous,
+                         commits=commits, segments=refs[-2], marked=refs[-1],
+                         commit_count=len(names), segment_count=len(self.live),
+                         marked_count=len(self.marked))
+        self.put(f"checkpoint/{self.slot:016x}", frame.CHECKPOINT, message)
 
     def pack_name(self, session, folder, backup):
         return session + bytes(4) + self.random(f"{folder} pack of {backup}", 12)
