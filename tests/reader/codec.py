@@ -8,7 +8,8 @@ import zstandard
 from refused import demand
 
 RAW, LZ4, ZSTD = 0, 1, 2
-MAX_WINDOW_BYTES = 8 << 20
+# A window is no more than an announcement: a chunk fills little of it. This much zstd takes by itself.
+MAX_WINDOW_BYTES = 1 << 27
 
 
 def expand(codec, payload, chunk_bytes):

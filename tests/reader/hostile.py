@@ -7,11 +7,12 @@ import frame
 import messages
 from codec import LZ4, RAW, ZSTD
 from messages import encode
-from scenario import CHUNK_BYTES, CREATED_MS, byte, lines, random_of
+from scenario import CHUNK_BYTES, CREATED_MS, byte, lines, random_of, shake
 from writer import Writer
 
 SHORT = lines("a short volume", 512)
 FULL = byte(65, CHUNK_BYTES)
+NOISE = shake("no shorter", 512)
 MEBIBYTE = 1 << 20
 
 
@@ -21,6 +22,13 @@ def zstd(data, **how):
 
 def lz4_of(data):
     return lz4.block.compress(data, store_size=False)
+
+
+def zstd_of_window(data, window_log):
+    """A frame without its content's size, whose window is far larger than a chunk."""
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        3, window_log=window_log, write_content_size=False)
+    return zstandard.ZstdCompressor(compression_params=parameters).compress(data)
 
 
 class Case:
@@ -51,6 +59,7 @@ CASES = {
     "good raw": Case(None, record=(RAW, SHORT)),
     "good lz4": Case(None, record=(LZ4, lz4_of(SHORT))),
     "good zstd": Case(None),
+    "good window": Case(None, record=(ZSTD, zstd_of_window(SHORT, 24))),
     "good tree": tall(None, {}),
     "raw too short": Case("a raw record has the chunk's length and 1",
                           chunk=SHORT[:-1], record=(RAW, SHORT[:-1]), volume_bytes=512),
@@ -73,8 +82,10 @@ CASES = {
                             record=(ZSTD, zstd(SHORT[:256]) + zstd(SHORT[256:]))),
     "zstd and more": Case("a record holds one frame and nothing behind it",
                           record=(ZSTD, zstd(SHORT) + b"\0")),
-    "zstd checksum": Case("the frame's checksum differs",
-                          record=(ZSTD, zstd(SHORT, write_checksum=True)[:-4] + bytes(4))),
+    "lz4 no shorter": Case("a compressed record is shorter than a raw one",
+                           chunk=NOISE, record=(LZ4, lz4_of(NOISE))),
+    "zstd no shorter": Case("a compressed record is shorter than a raw one",
+                            chunk=NOISE, record=(ZSTD, zstd(NOISE))),
     "zstd swells": full("the frame gives 64 MiB: nobody makes room for them",
                         record=(ZSTD, zstd(bytes(64 * MEBIBYTE), write_content_size=False))),
     "zstd says so": full("the frame says that it gives 64 MiB",

@@ -18,7 +18,8 @@ NODE_REF = {1: ("id", bytes), 2: ("pack", bytes), 3: ("ordinal", int), 4: ("offs
             5: ("stored_bytes", int)}
 INNER = {1: ("positions", [int]), 2: ("children", [NODE_REF]), 3: ("data_packs", bytes)}
 STATISTICS = {1: ("hole_bytes", int), 2: ("zero_bytes", int), 3: ("unchanged_bytes", int),
-              4: ("duplicate_bytes", int), 5: ("new_bytes", int), 6: ("sent_bytes", int)}
+              4: ("duplicate_bytes", int), 5: ("new_bytes", int), 6: ("sent_bytes", int),
+              7: ("packed_bytes", int)}
 ROOT = {1: ("volume_bytes", int), 2: ("chunk_bytes", int), 3: ("sector_bytes", int),
         4: ("created_ms", int), 5: ("parent", bytes), 6: ("height", int), 7: ("top", NODE_REF),
         8: ("statistics", STATISTICS), 9: ("volume_handle", str), 10: ("volume_identity", str)}

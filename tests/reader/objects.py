@@ -43,13 +43,23 @@ def undump(text):
     return data
 
 
+def dumps(what):
+    """The dumps on the pages that are marked with `what`, by name."""
+    block = re.compile(rf"^```hex {what}=(\S+)\n(.*?)^```", re.M | re.S)
+    return {name: undump(dump) for page in PAGES.glob("*.md")
+            for name, dump in block.findall(page.read_text())}
+
+
 def dumped():
     """The objects on the pages, by name; those of the encrypted repository begin with `sealed/`."""
-    block = re.compile(r"^```hex name=(\S+)\n(.*?)^```", re.M | re.S)
     # Names without a slash are `repository`, and examples of their own that are no objects.
-    return {name: undump(dump) for page in PAGES.glob("*.md")
-            for name, dump in block.findall(page.read_text())
+    return {name: data for name, data in dumps("name").items()
             if "/" in name or name == "repository"}
+
+
+def dumped_records():
+    """Records of chunks, by the name of their codec."""
+    return dumps("record")
 
 
 def pages(folder):

@@ -15,6 +15,7 @@ from blake3 import blake3
 import messages
 import objects
 import restore
+from codec import expand
 from crypt import Keys
 from failures import failures_of
 from failures_of_sums import failures_of_sums
@@ -56,8 +57,9 @@ def clear_pages():
     writer.begin(BEGUN_MS)
     volume = Volume("data", IDENTITY, 131584, {0: b"A" * CHUNK_BYTES, 2: b"B" * 512})
     monday = writer.back_up("monday", volume, MONDAY_MS, session=session_of_the_pages(1),
-                            sent=len(writer.objects["repository"]))
-    writer.back_up("tuesday", volume, TUESDAY_MS, monday, session=session_of_the_pages(2))
+                            sent=len(writer.objects["repository"]), count_packed=False)
+    writer.back_up("tuesday", volume, TUESDAY_MS, monday, session=session_of_the_pages(2),
+                   count_packed=False)
     packs, segments = (of_monday(writer, folder) for folder in ("data", "index"))
     repaired = session_of_the_pages(3) + segments[8:]
     writer.put_segment(repaired, [packs])
@@ -76,7 +78,8 @@ def sealed_pages():
     writer.put_slot("first", PASSPHRASES["everyday"], BEGUN_MS, stretching)
     volume = Volume("data", IDENTITY, 512, {0: b"B" * 512})
     # The page gives a round number for what was sent: 833 bytes of pack and segment, and these.
-    writer.back_up("monday", volume, MONDAY_MS, session=session_of_the_pages(1), sent=1000 - 833)
+    writer.back_up("monday", volume, MONDAY_MS, session=session_of_the_pages(1), sent=1000 - 833,
+                   count_packed=False)
     return writer.objects
 
 
@@ -87,6 +90,9 @@ def pages():
     demand(dumped.keys() == written.keys(), "the writer makes other objects than the pages have")
     for name, data in dumped.items():
         demand(data == written[name], f"the writer makes another {name} than the pages have")
+    for name, record in objects.dumped_records().items():
+        chunk = expand(record[0], record[1:], CHUNK_BYTES)
+        demand(chunk == b"A" * CHUNK_BYTES, f"the record {name} is not what the page says")
     print(f"{len(dumped)} objects as on the pages")
 
 

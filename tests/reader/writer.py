@@ -177,7 +177,8 @@ class Writer:
         return encode(messages.NODE_REF, id=node_id, pack=pack, ordinal=ordinal, offset=offset,
                       stored_bytes=length)
 
-    def back_up(self, name, volume, created_ms, parent=None, session=None, avoid=(), sent=0):
+    def back_up(self, name, volume, created_ms, parent=None, session=None, avoid=(), sent=0,
+                count_packed=True):
         """Stores a volume and appends its commit. Records in the packs `avoid` are not used."""
         session = session or session_id(
             self.repository, volume.identity, compared_with=parent.commit_id if parent else b"",
@@ -185,7 +186,8 @@ class Writer:
         chunks = {number: (self.crypt.id_of(data), data)
                   for number, data in sorted(volume.chunks.items()) if any(data)}
         segments, sent = self.store_chunks(name, session, volume, chunks, avoid, sent)
-        statistics = self.statistics(volume, chunks, parent, segments, sent)
+        packed = {"packed_bytes": self.packed_bytes(name, session) if count_packed else 0}
+        statistics = self.statistics(volume, chunks, parent, segments, sent_bytes=sent, **packed)
         tree_pack = self.pack_name(session, "tree", name)
         trunk = Trunk(self, tree_pack, parent)
         shared = dict(volume_bytes=volume.volume_bytes, chunk_bytes=self.chunk_bytes,
@@ -231,7 +233,12 @@ class Writer:
         self.put(object_name("index", segment), frame.INDEX,
                  encode(messages.INDEX_SEGMENT, packs=listed))
 
-    def statistics(self, volume, chunks, parent, segments, sent):
+    def packed_bytes(self, name, session):
+        """Length of the records in the data pack of a backup."""
+        pack = self.pack_name(session, "data", name)
+        return sum(place[3] for place in self.places.values() if place[0] == pack)
+
+    def statistics(self, volume, chunks, parent, segments, **counted):
         kinds = dict.fromkeys(("hole", "zero", "unchanged", "duplicate", "new"), 0)
         seen = set()
         fresh = {chunk_id for chunk_id, place in self.places.items()
@@ -249,7 +256,7 @@ class Writer:
             seen.add(chunks.get(number, [None])[0])
             kinds[kind] += length
         fields = {f"{kind}_bytes": count for kind, count in kinds.items()}
-        return encode(messages.STATISTICS, sent_bytes=sent, **fields)
+        return encode(messages.STATISTICS, **fields, **counted)
 
     def ref_set(self, name, named, parent):
         """Id and depth of a set of the packs `named`, as a change of the parent's."""
