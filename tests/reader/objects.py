@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """Moves a repository's objects about, as files under their names.
 
-    objects.py download PREFIX FOLDER    from the bucket `backups`
-    objects.py upload FOLDER PREFIX      to it
+    objects.py upload FOLDER PREFIX      to the bucket `backups`
     objects.py pages FOLDER              from the dumps in docs/formats
 """
 
@@ -10,14 +9,10 @@ import re
 import sys
 from pathlib import Path
 
+from store import s3_client
+
 BUCKET = "backups"
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "formats"
-
-
-def client():
-    import boto3
-
-    return boto3.client("s3", region_name="us-east-1")
 
 
 def store(folder, name, data):
@@ -26,16 +21,8 @@ def store(folder, name, data):
     path.write_bytes(data)
 
 
-def download(prefix, folder):
-    s3 = client()
-    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix + "/"):
-        for key in (item["Key"] for item in page["Contents"]):
-            body = s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
-            store(folder, key.removeprefix(prefix + "/"), body)
-
-
 def upload(folder, prefix):
-    s3 = client()
+    s3 = s3_client()
     for path in (p for p in Path(folder).rglob("*") if p.is_file()):
         key = f"{prefix}/{path.relative_to(folder)}"
         s3.put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
@@ -56,16 +43,31 @@ def undump(text):
     return data
 
 
+def dumps(what):
+    """The dumps on the pages that are marked with `what`, by name."""
+    block = re.compile(rf"^```hex {what}=(\S+)\n(.*?)^```", re.M | re.S)
+    return {name: undump(dump) for page in PAGES.glob("*.md")
+            for name, dump in block.findall(page.read_text())}
+
+
+def dumped():
+    """The objects on the pages, by name; those of the encrypted repository begin with `sealed/`."""
+    # Names without a slash are `repository`, and examples of their own that are no objects.
+    return {name: data for name, data in dumps("name").items()
+            if "/" in name or name == "repository"}
+
+
+def dumped_records():
+    """Records of chunks, by the name of their codec."""
+    return dumps("record")
+
+
 def pages(folder):
-    block = re.compile(r"^```hex name=(\S+)\n(.*?)^```", re.M | re.S)
-    for page in PAGES.glob("*.md"):
-        for name, dump in block.findall(page.read_text()):
-            # The inner node is an example of its own, and no object. Sealed objects are of another
-            # repository.
-            if name != "inner" and not name.startswith("sealed/"):
-                store(folder, name, undump(dump))
+    """Into the folders `clear` and `sealed` of a folder."""
+    for name, data in dumped().items():
+        store(folder, name if name.startswith("sealed/") else f"clear/{name}", data)
 
 
 if __name__ == "__main__":
-    commands = {"download": download, "upload": upload, "pages": pages}
+    commands = {"upload": upload, "pages": pages}
     commands[sys.argv[1]](*sys.argv[2:])
