@@ -8,7 +8,8 @@
 //!
 //! The payload is the chunk, or the chunk compressed. A record is as long as its chunk and one byte,
 //! or shorter; sealed it is a tag longer. The codec comes behind a payload that is sealed, so that a
-//! raw chunk is sealed where it lies and read back to where it is written from. On both ways it stays in one slot of
+//! raw chunk is sealed where it lies and read back to where it is written from. On both ways it
+//! stays in one slot of
 //! the job's arena: compressing and decompressing go through a buffer of the thread's and back into
 //! the slot, so that a job never holds more than its arena and a chunk per thread.
 //!

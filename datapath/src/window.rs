@@ -230,6 +230,7 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypt::Hashing;
     use crate::{
         chunk::RawChunk,
         format::name::{PackName, SessionId},
@@ -263,7 +264,7 @@ mod tests {
             slot,
             len: CHUNK_BYTES,
         };
-        raw.hash()
+        raw.hash(&Hashing::PLAIN)
     }
 
     /// A window that holds chunks of these fills, one behind the other; dedupe knows those of 9.

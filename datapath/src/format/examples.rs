@@ -436,9 +436,10 @@ fn the_pages_show_nothing_else() {
 
 #[test]
 fn the_compressed_records_on_the_pages_are_read() {
-    let id = ChunkId::of(&[b'A'; CHUNK_BYTES as usize]);
-    for record in [lz4_record(), zstd_record()] {
-        let checked = crate::record::check(&record, &id, CHUNK_BYTES as usize);
+    let hashing = Hashing::PLAIN;
+    let id = hashing.chunk_id(&[b'A'; CHUNK_BYTES as usize]);
+    for mut record in [lz4_record(), zstd_record()] {
+        let checked = crate::record::check(&mut record, None, &id, &hashing, CHUNK_BYTES as usize);
         assert_eq!(checked, Ok(()), "{record:x?}");
     }
 }

@@ -210,7 +210,7 @@ mod tests {
     use crate::format::name::SessionId;
 
     fn id(number: u32) -> ChunkId {
-        ChunkId::of(&number.to_le_bytes())
+        crate::crypt::Hashing::PLAIN.chunk_id(&number.to_le_bytes())
     }
 
     fn pack(number: u32) -> PackName {

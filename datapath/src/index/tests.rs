@@ -35,7 +35,7 @@ impl Bed {
     async fn new() -> Self {
         let store = Arc::new(FakeStore::new());
         let size = ChunkSize::new(64 << 10).expect("valid");
-        let repository = Repository::open_or_create(Arc::clone(&store) as _, size)
+        let repository = Repository::open_or_create(Arc::clone(&store) as _, size, None)
             .await
             .expect("made");
         Self {
@@ -55,7 +55,9 @@ impl Bed {
 
     /// Copies of this repository's segments.
     fn copies(&self, cache: &CacheSettings) -> Vec<PathBuf> {
-        let folder = cache.folder.join(hex::encode(self.repository.id().0));
+        let folder = cache
+            .folder
+            .join(hex::encode(self.repository.domain().id.0));
         let mut files: Vec<PathBuf> = fs::read_dir(folder)
             .expect("it was made")
             .map(|entry| entry.expect("readable").path())
@@ -349,7 +351,7 @@ async fn the_cache_keeps_to_its_size_and_the_oldest_go_first() {
     let oldest_kept = shelf::file_of(
         cache
             .folder
-            .join(hex::encode(bed.repository.id().0))
+            .join(hex::encode(bed.repository.domain().id.0))
             .as_path(),
         live[1],
     );

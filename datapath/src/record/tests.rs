@@ -30,9 +30,9 @@ fn record_of(chunk: &[u8], effort: &str) -> Vec<u8> {
     let mut slot = slot(&arena);
     slot[..chunk.len()].copy_from_slice(chunk);
     let record = Record::compressed(slot, chunk.len(), effort, &mut Compressor::new());
-    let stored_bytes = record.stored_bytes();
+    let stored_bytes = record.stored_bytes(Shape::Plain);
     let mut part = PartBuffer::default();
-    record.put_into(&mut part);
+    record.put_into(&mut part, None);
     let bytes = part.take_rest().pieces().concat();
     assert_eq!(bytes.len(), stored_bytes);
     bytes
@@ -42,13 +42,19 @@ fn record_of(chunk: &[u8], effort: &str) -> Vec<u8> {
 fn opened(record: &[u8], chunk_bytes: usize) -> Result<Vec<u8>, Flaw> {
     let arena = arena();
     let mut stored = StoredRecord {
-        codec: record[0],
+        head: Head::Plain(record[0]),
         slot: slot(&arena),
-        len: record.len() - OVERHEAD_BYTES,
+        len: record.len() - CODEC_BYTES,
     };
-    stored.slot[..stored.len].copy_from_slice(&record[OVERHEAD_BYTES..]);
+    stored.slot[..stored.len].copy_from_slice(&record[CODEC_BYTES..]);
     stored.open(chunk_bytes)?;
     Ok(stored.slot[..chunk_bytes].to_vec())
+}
+
+/// Whether who reads packs alone takes the record for the chunk `id`.
+fn checked(record: &[u8], id: &ChunkId) -> Result<(), Flaw> {
+    let hashing = &Hashing::PLAIN;
+    check(&mut record.to_vec(), None, id, hashing, CHUNK_BYTES)
 }
 
 const EFFORTS: [(&str, Codec); 5] = [
@@ -71,7 +77,7 @@ fn a_chunk_of_any_codec_and_length_comes_back() {
                 "{effort} {len}"
             );
             assert!(opened(&record, len) == Ok(chunk.clone()), "{effort} {len}");
-            assert_eq!(check(&record, &ChunkId::of(&chunk), CHUNK_BYTES), Ok(()));
+            assert_eq!(checked(&record, &Hashing::PLAIN.chunk_id(&chunk)), Ok(()));
         }
     }
 }
@@ -83,7 +89,7 @@ fn a_chunk_that_hardly_becomes_smaller_stays_as_it_is() {
     blake3::Hasher::new().finalize_xof().fill(noise);
     for (effort, _) in EFFORTS {
         let record = record_of(&chunk, effort);
-        assert_eq!(record.len(), CHUNK_BYTES + OVERHEAD_BYTES, "{effort}");
+        assert_eq!(record.len(), CHUNK_BYTES + CODEC_BYTES, "{effort}");
         assert_eq!(record[0], Codec::Raw.byte());
     }
 }
@@ -99,16 +105,16 @@ fn a_record_of_another_length_is_refused() {
         };
         assert_eq!(opened(&record, CHUNK_BYTES - 1), Err(flaw), "{effort}");
         assert_eq!(opened(&record, CHUNK_BYTES - 4096), Err(flaw), "{effort}");
-        for cut in (OVERHEAD_BYTES..record.len()).step_by(97) {
+        for cut in (CODEC_BYTES..record.len()).step_by(97) {
             let is_another = |flaw| flaw != Flaw::OtherBytes;
             assert!(
                 opened(&record[..cut], CHUNK_BYTES).is_err_and(is_another),
                 "{effort} {cut}"
             );
-            assert!(check(&record[..cut], &ChunkId::of(&chunk), CHUNK_BYTES).is_err());
+            assert!(checked(&record[..cut], &Hashing::PLAIN.chunk_id(&chunk)).is_err());
         }
         assert_eq!(
-            check(&[], &ChunkId::of(&chunk), CHUNK_BYTES),
+            checked(&[], &Hashing::PLAIN.chunk_id(&chunk)),
             Err(Flaw::Length)
         );
     }
@@ -116,7 +122,7 @@ fn a_record_of_another_length_is_refused() {
     let chunk = chunk(4096);
     let record = record_of(&chunk, "lz4");
     assert_eq!(
-        opened(&record, record.len() - OVERHEAD_BYTES),
+        opened(&record, record.len() - CODEC_BYTES),
         Err(Flaw::Length)
     );
 }
@@ -125,7 +131,7 @@ fn a_record_of_another_length_is_refused() {
 fn no_flipped_bit_gives_other_bytes_under_the_chunks_id() {
     for (effort, _) in EFFORTS {
         let chunk = chunk(4096);
-        let id = ChunkId::of(&chunk);
+        let id = Hashing::PLAIN.chunk_id(&chunk);
         let record = record_of(&chunk, effort);
         for bit in 0..record.len() * 8 {
             let mut flipped = record.clone();
@@ -134,11 +140,11 @@ fn no_flipped_bit_gives_other_bytes_under_the_chunks_id() {
                 // Bits without a meaning are in zstd's header.
                 assert_eq!(
                     opened == chunk,
-                    ChunkId::of(&opened) == id,
+                    Hashing::PLAIN.chunk_id(&opened) == id,
                     "{effort} {bit}"
                 );
             }
-            if check(&flipped, &id, CHUNK_BYTES).is_ok() {
+            if checked(&flipped, &id).is_ok() {
                 assert!(
                     opened(&flipped, chunk.len()) == Ok(chunk.clone()),
                     "{effort} {bit}"
@@ -150,7 +156,7 @@ fn no_flipped_bit_gives_other_bytes_under_the_chunks_id() {
 
 #[test]
 fn each_flaw_is_named() {
-    let id = ChunkId::of(b"a");
+    let id = Hashing::PLAIN.chunk_id(b"a");
     for (record, sentence) in [
         (
             &[3, b'a'][..],
@@ -170,8 +176,8 @@ fn each_flaw_is_named() {
         ),
         (&[0; CHUNK_BYTES + 2], "has a record of the wrong length"),
     ] {
-        let flaw = check(record, &id, CHUNK_BYTES).expect_err(sentence);
+        let flaw = checked(record, &id).expect_err(sentence);
         assert_eq!(flaw.to_string(), sentence);
     }
-    assert_eq!(check(b"\0a", &id, CHUNK_BYTES), Ok(()));
+    assert_eq!(checked(b"\0a", &id), Ok(()));
 }
