@@ -8,10 +8,12 @@ mod client;
 mod demo;
 mod exit;
 mod interrupt;
+mod key;
 mod list;
 mod lv;
 mod output;
 mod pages;
+mod passphrase;
 mod path;
 mod place;
 mod progress;
@@ -79,6 +81,8 @@ enum Command {
     List(list::List),
     Show(list::Show),
     Verify(verify::Verify),
+    #[command(subcommand)]
+    Key(key::Key),
     #[command(subcommand)]
     Lv(lv::Lv),
     Serve(serve::Serve),
@@ -155,6 +159,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Command::List(command) => command.run(&context).await,
         Command::Show(command) => command.run(&context).await,
         Command::Verify(command) => command.run(&context).await,
+        Command::Key(command) => command.run(&context).await,
         Command::Lv(command) => command.run(&context).await,
         Command::Serve(command) => command.run().await,
         Command::Demo(command) => command.run(context.json).await,

@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use ringback_datapath::{
+    crypt::Passphrase,
     log::{Committed, Log},
     repository::Repository,
     store::{
         SharedCredentials,
-        location::{BackupPath, RepositoryPath, Secret, StoreConfig},
+        location::{BackupPath, RepositoryPath, StoreConfig},
     },
 };
 use tokio::sync::watch;
@@ -196,14 +197,14 @@ impl Daemon {
         &self,
         path: &RepositoryPath,
         store: &StoreConfig,
-        encryption_key: Option<&Secret>,
+        passphrase: Option<&Passphrase>,
     ) -> Result<Vec<Committed>, Failure> {
-        let store = repository::admit(&self.config, store, encryption_key)?;
+        let store = repository::admit(&self.config, store)?;
         let credentials = SharedCredentials::new(store.credentials.clone());
         let asked = async {
             let store =
                 repository::connect(&self.config, path, &store, &credentials, OPEN_PATIENCE).await;
-            let repository = Repository::open(Arc::new(store)).await?;
+            let repository = Repository::open(Arc::new(store), passphrase).await?;
             Ok(Log::replay(&repository).await?.commits().to_vec())
         };
         tokio::select! {
@@ -219,10 +220,10 @@ impl Daemon {
         &self,
         path: &BackupPath,
         store: &StoreConfig,
-        encryption_key: Option<&Secret>,
+        passphrase: Option<&Passphrase>,
     ) -> Result<Committed, Failure> {
         let all = self
-            .backups_in(path.repository(), store, encryption_key)
+            .backups_in(path.repository(), store, passphrase)
             .await?;
         let found = all.into_iter().find(|it| it.commit.name == path.name());
         found.ok_or_else(|| {

@@ -7,9 +7,12 @@
 //! one with `size_gb` alone of the seed's.
 
 use prost::{Message, bytes::Bytes};
-use ringback_datapath::store::{
-    Authorities,
-    location::{BackupPath, Credentials, Endpoint, Proxy, Secret, StoreConfig},
+use ringback_datapath::{
+    crypt::Passphrase,
+    store::{
+        Authorities,
+        location::{BackupPath, Credentials, Endpoint, Proxy, Secret, StoreConfig},
+    },
 };
 use ringback_proto::lvmd::{self, data_source};
 use zeroize::Zeroizing;
@@ -139,12 +142,13 @@ impl From<lvmd::GetFreeBytesRequest> for ClassRef {
     }
 }
 
-/// The way to the store that `s3` describes, and the key of the repository there. The path is
+/// The way to the store that `s3` describes, and the passphrase of the repository there. The path is
 /// not looked at. Errors name the fields of `s3`; region and authorities are left for the
 /// configuration.
-pub fn store(s3: data_source::S3) -> Result<(StoreConfig, Option<Secret>), Invalid> {
+pub fn store(s3: data_source::S3) -> Result<(StoreConfig, Option<Passphrase>), Invalid> {
     let (id, key) = (secret(s3.access_key_id), secret(s3.secret_access_key));
     let (token, encryption_key) = (secret(s3.session_token), secret(s3.encryption_key));
+    let passphrase = encryption_key.map(Passphrase::new).transpose();
     let http_proxy = Zeroizing::new(s3.http_proxy);
     let https_proxy = Zeroizing::new(s3.https_proxy);
     let store = StoreConfig {
@@ -156,7 +160,9 @@ pub fn store(s3: data_source::S3) -> Result<(StoreConfig, Option<Secret>), Inval
         https_proxy: Proxy::parse("https_proxy", &https_proxy)?,
         credentials: credentials(id, key, token)?,
     };
-    Ok((store, encryption_key))
+    let passphrase =
+        passphrase.map_err(|odd| Invalid::of_field("encryption_key", odd.to_string()))?;
+    Ok((store, passphrase))
 }
 
 /// A volume as the answer to its creation shows it, in both dialects' fields.

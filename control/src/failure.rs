@@ -3,7 +3,10 @@
 //! This is the one place where the errors of the volume groups and of the data path get their
 //! codes. Whoever handles a failure logs it; whoever passes it on does not.
 
-use ringback_datapath::error::{Error as DatapathError, ErrorKind};
+use ringback_datapath::{
+    error::{Error as DatapathError, ErrorKind},
+    keys::KeyError,
+};
 use tonic::{Code, Status};
 
 use crate::{names::Invalid, volume};
@@ -74,6 +77,21 @@ impl From<DatapathError> for Failure {
                 let why = "cancelled: the volume was removed, or the daemon is stopping";
                 return Self::new(Code::Aborted, why);
             }
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<KeyError> for Failure {
+    fn from(error: KeyError) -> Self {
+        let code = match error {
+            KeyError::Repository(error) => return error.into(),
+            KeyError::NoSlot { .. } => Code::NotFound,
+            KeyError::Taken { .. } => Code::AlreadyExists,
+            KeyError::NotEncrypted { .. } | KeyError::Last { .. } | KeyError::InUse { .. } => {
+                Code::FailedPrecondition
+            }
+            KeyError::Label { .. } => Code::InvalidArgument,
         };
         Self::new(code, error.to_string())
     }

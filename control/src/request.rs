@@ -3,7 +3,10 @@
 //! The values here are checked: names are LVM names, sizes fit, the store's address parses.
 //! Nothing here knows of the wire or its dialects ([`crate::dialect`] does).
 
-use ringback_datapath::store::location::{BackupPath, Secret, StoreConfig};
+use ringback_datapath::{
+    crypt::Passphrase,
+    store::location::{BackupPath, StoreConfig},
+};
 
 use crate::{
     names::{Invalid, Tag, VolumeName, check_lvm_name},
@@ -118,8 +121,8 @@ pub struct DataSource {
     pub backup: BackupPath,
     /// How to reach its store. No request names a region: the configuration does.
     pub store: StoreConfig,
-    /// Passphrase of client-side encryption; `None`: the repository is not encrypted.
-    pub encryption_key: Option<Secret>,
+    /// Passphrase of the repository; `None`: it is not encrypted.
+    pub encryption_key: Option<Passphrase>,
 }
 
 /// Make a snapshot that is a volume of its own.

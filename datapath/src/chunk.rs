@@ -221,7 +221,11 @@ mod tests {
         };
         assert_eq!(hashed.id(), Hashing::PLAIN.chunk_id(&[5; 4096]));
         let mut part = PartBuffer::default();
-        hashed.into_new().into_raw().record.put_into(&mut part, None);
+        hashed
+            .into_new()
+            .into_raw()
+            .record
+            .put_into(&mut part, None);
         let copy = part.take_rest().pieces()[1].clone();
         drop(part);
         assert_eq!(copy, &[5u8; 4096][..]);

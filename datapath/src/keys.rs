@@ -207,23 +207,22 @@ impl Slots {
             return damaged(REPOSITORY.to_owned(), reason);
         }
         match self.damaged.into_iter().next() {
-            None if self.whole.is_empty() => {
-                damaged(KEYS.to_owned(), "there is no key slot, so nobody can open it")
-            }
+            None if self.whole.is_empty() => damaged(
+                KEYS.to_owned(),
+                "there is no key slot, so nobody can open it",
+            ),
             Some((_, error)) if self.whole.is_empty() => error,
             _ => Error::WrongPassphrase { repository },
         }
     }
 }
 
-async fn fetch_all(
-    store: &Arc<dyn ObjectStore>,
-    repository: RepositoryId,
-) -> Result<Slots, Error> {
+async fn fetch_all(store: &Arc<dyn ObjectStore>, repository: RepositoryId) -> Result<Slots, Error> {
     let listed = store.list(KEYS, None).await?;
-    let ids = listed
+    let ids: Vec<SlotId> = listed
         .iter()
-        .filter_map(|listed| SlotId::of_object(&listed.name));
+        .filter_map(|listed| SlotId::of_object(&listed.name))
+        .collect();
     let mut fetched = stream::iter(ids)
         .map(|id| async move { (id, fetch(store, id).await) })
         .buffered(FETCHES);

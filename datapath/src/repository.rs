@@ -358,7 +358,9 @@ mod tests {
         // Both of the probe, which is content with it, and the first for `repository`.
         store.conflicts.store(3, Ordering::Relaxed);
         let size = ChunkSize::new(64 << 10).expect("valid");
-        Repository::open_or_create(store, size, None).await.expect("made");
+        Repository::open_or_create(store, size, None)
+            .await
+            .expect("made");
     }
 
     #[tokio::test]

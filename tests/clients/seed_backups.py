@@ -116,9 +116,9 @@ class Backups(Data):
             ):
                 checks.fails(f"{what} with the {field} {value!r}", "INVALID_ARGUMENT",
                              call, request, f"data_source.s3.{field}")
-        sealed = self.backup("bk-bad", "seed-data", "backups/sealed/x", encryption_key="passphrase")
-        checks.fails("CreateBackup with encryption_key", "UNIMPLEMENTED", lv.CreateBackup, sealed,
-                     "encryption_key")
+        long = self.backup("bk-bad", "seed-data", "backups/sealed/x", encryption_key="x" * 1025)
+        checks.fails("CreateBackup with an encryption_key of 1025 bytes", "INVALID_ARGUMENT",
+                     lv.CreateBackup, long, "encryption_key")
         written = list(pathlib.Path(self.world.objects).glob("sealed*"))
         checks.equal("nothing was written for it", written, [])
 

@@ -48,7 +48,8 @@ class Restores(Data):
             ("with a wrong secret", "PERMISSION_DENIED", MONDAY, {"secret_access_key": "wrong"}),
             ("with a wrong key id", "PERMISSION_DENIED", MONDAY, {"access_key_id": "WRONG"}),
             ("that is larger", "OUT_OF_RANGE", f"{REPOSITORY}/wide", {}),
-            ("with encryption_key", "UNIMPLEMENTED", MONDAY, {"encryption_key": "passphrase"}),
+            ("with a key it does not have", "PERMISSION_DENIED", MONDAY,
+             {"encryption_key": "passphrase"}),
         ):
             checks.fails(f"CreateLV from a backup {what}", code, lv.CreateLV,
                          self.restore("seed-none", path, **fields))

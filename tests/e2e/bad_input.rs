@@ -25,7 +25,12 @@ use crate::{
 /// The operators' table.
 const TABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations/errors.md");
 
-/// A volume `data` of 2 GiB with a backup `monday`, and a store.
+/// Where a repository is encrypted, with this passphrase.
+const SEALED: &str = "s3://backups/sealed";
+const PASSPHRASE: &str = "the passphrase";
+
+/// A volume `data` of 2 GiB with a backup `monday` and another in an encrypted repository, and a
+/// store.
 struct Bed {
     daemon: Daemon,
     client: Client,
@@ -61,6 +66,12 @@ impl Bed {
         let state = client
             .end_of(&backup("first", "data", &store.s3("monday")))
             .await;
+        assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
+        let sealed = S3 {
+            encryption_key: PASSPHRASE.to_owned(),
+            ..store.at(&format!("{SEALED}/monday"))
+        };
+        let state = client.end_of(&backup("sealed", "data", &sealed)).await;
         assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
         for class in ["", "slow"] {
             let twin = CreateLvRequest {
@@ -448,7 +459,40 @@ fn backup_inputs(store: &Store) -> Vec<(&'static str, Call)> {
                 s3.session_token = "hush".into();
             }),
         ),
-        ("encryption_key", to(|s3| s3.encryption_key = "hush".into())),
+        (
+            "encryption_key of 1025 bytes",
+            to(|s3| s3.encryption_key = "x".repeat(1025)),
+        ),
+        (
+            "encryption_key, repository not encrypted",
+            to(|s3| s3.encryption_key = "hush".into()),
+        ),
+        (
+            "encryption_key wrong",
+            to(|s3| {
+                s3.path = format!("{SEALED}/tuesday");
+                s3.encryption_key = "hush".into();
+            }),
+        ),
+        (
+            "no encryption_key, repository encrypted",
+            to(|s3| s3.path = format!("{SEALED}/tuesday")),
+        ),
+        (
+            "encryption_key, repository not encrypted, restore",
+            from(|s3| s3.encryption_key = "hush".into()),
+        ),
+        (
+            "encryption_key wrong, restore",
+            from(|s3| {
+                s3.path = format!("{SEALED}/monday");
+                s3.encryption_key = "hush".into();
+            }),
+        ),
+        (
+            "no encryption_key, repository encrypted, restore",
+            from(|s3| s3.path = format!("{SEALED}/monday")),
+        ),
         (
             "verify_tls false where it is required",
             to(|s3| s3.verify_tls = false),

@@ -7,6 +7,7 @@ mod client;
 mod command_line;
 mod concurrency;
 mod damage;
+mod encryption;
 mod faults;
 #[expect(dead_code, reason = "the kill tests ask for more")]
 mod harness;

@@ -26,16 +26,20 @@ const WRONG_SECRET: &str = "wrong/that+is \"unique\"\u{e9}4713";
 const TOKEN: &str = "token/that+is=\"unique\"4714";
 const WRONG_TOKEN: &str = "wrongtoken/that+is=\"unique\"4715";
 const KEY: &str = "pass phrase that\\is \"unique\"\u{e9}\n4716";
+const WRONG_KEY: &str = "wrong phrase that\\is \"unique\"\u{e9}\n4719";
+const NEW_KEY: &str = "new phrase that\\is \"unique\"\u{e9}\n4720";
 const PROXY_PASSWORD: &str = "proxy/that:is@\"unique\"\u{e9}4717";
 const WRONG_PROXY_PASSWORD: &str = "wrongproxy/that:is@\"unique\"4718";
 
-const ALL: [&str; 8] = [
+const ALL: [&str; 10] = [
     ACCESS_KEY_ID,
     SECRET,
     WRONG_SECRET,
     TOKEN,
     WRONG_TOKEN,
     KEY,
+    WRONG_KEY,
+    NEW_KEY,
     PROXY_PASSWORD,
     WRONG_PROXY_PASSWORD,
 ];
@@ -146,6 +150,17 @@ async fn go_round(client: &Client, store: &Store, proxy: &Proxy) -> Vec<String> 
     assert!(proxy.plain() > 0, "through the proxy");
     // Its image is a whole GiB of mostly nothing to look through.
     client.remove("again").await.expect("it is removed");
+    let sealed = S3 {
+        path: "s3://backups/sealed/monday".to_owned(),
+        encryption_key: KEY.to_owned(),
+        ..good.clone()
+    };
+    told.push(client.back_up("data", &sealed).await);
+    client
+        .restore("again", 1, &synchronous(&sealed))
+        .await
+        .expect("it is restored");
+    client.remove("again").await.expect("it is removed");
 
     let with = |change: &dyn Fn(&mut S3)| {
         let mut s3 = S3 {
@@ -159,6 +174,11 @@ async fn go_round(client: &Client, store: &Store, proxy: &Proxy) -> Vec<String> 
         with(&|s3| s3.secret_access_key = WRONG_SECRET.to_owned()),
         with(&|s3| s3.session_token = WRONG_TOKEN.to_owned()),
         with(&|s3| s3.encryption_key = KEY.to_owned()),
+        with(&|s3| s3.encryption_key = KEY.repeat(100)),
+        S3 {
+            encryption_key: WRONG_KEY.to_owned(),
+            ..sealed.clone()
+        },
         with(&|s3| s3.http_proxy = by(WRONG_PROXY_PASSWORD)),
         with(&|s3| s3.https_proxy = format!("nonsense://user:{PROXY_PASSWORD}@127.0.0.1:1")),
         with(&|s3| s3.http_proxy = format!("http://user:{PROXY_PASSWORD}@127.0.0.1:1")),
@@ -292,6 +312,9 @@ async fn the_command_line_takes_secrets_from_the_environment_and_shows_none() {
     let password = utf8_percent_encode(PROXY_PASSWORD, NON_ALPHANUMERIC).to_string();
     let by_proxy = format!("http://user:{password}@127.0.0.1:{}", proxy.port());
     let url = store.endpoint.url();
+    let file = daemon.path("image");
+    fs::write(&file, "content").expect("written");
+    let file = file.display().to_string();
     let mut told = Vec::new();
     for (arguments, code) in [
         (&["backup", "data", "s3://backups/team/monday"][..], 0),
@@ -299,6 +322,11 @@ async fn the_command_line_takes_secrets_from_the_environment_and_shows_none() {
         (&["show", "s3://backups/team/monday", "--json"], 0),
         (&["verify", "s3://backups/team/monday"], 0),
         (&["show", "s3://backups/team/tuesday", "--json"], 3),
+        (&["backup", &file, "s3://backups/sealed/monday"], 0),
+        (&["key", "add", "s3://backups/sealed"], 0),
+        (&["key", "add", "s3://backups/sealed"], 7),
+        (&["key", "list", "s3://backups/sealed", "--json"], 0),
+        (&["verify", "s3://backups/sealed", "--data"], 0),
     ] {
         let mut command = ringback();
         command
@@ -310,6 +338,11 @@ async fn the_command_line_takes_secrets_from_the_environment_and_shows_none() {
             .env("RINGBACK_HTTP_PROXY", &by_proxy)
             .args(arguments)
             .args(["--endpoint", &url]);
+        if arguments.iter().any(|argument| argument.contains("sealed")) {
+            command
+                .env("RINGBACK_PASSPHRASE", KEY)
+                .env("RINGBACK_NEW_PASSPHRASE", NEW_KEY);
+        }
         let output = run(&mut command);
         assert_eq!(output.status.code(), Some(code), "{arguments:?} {output:?}");
         told.extend([output.stdout, output.stderr].concat());
@@ -322,10 +355,20 @@ async fn the_command_line_takes_secrets_from_the_environment_and_shows_none() {
         .env("RINGBACK_HTTP_PROXY", &by_proxy));
     assert_without_secrets("the help", &help.stdout);
     let help = String::from_utf8_lossy(&help.stdout).into_owned();
-    for variable in ["AWS_ACCESS_KEY_ID", "RINGBACK_HTTP_PROXY"] {
+    for variable in [
+        "AWS_ACCESS_KEY_ID",
+        "RINGBACK_HTTP_PROXY",
+        "RINGBACK_PASSPHRASE",
+    ] {
         assert!(help.contains(variable), "{help}");
     }
-    for option in ["--access-key", "--secret", "--token", "--encryption-key"] {
+    for option in [
+        "--access-key",
+        "--secret",
+        "--token",
+        "--encryption-key",
+        "--passphrase",
+    ] {
         let refused = run(ringback().args(["backup", "v", "s3://b/r/n", option, "x"]));
         assert_eq!(refused.status.code(), Some(2), "{option}");
     }

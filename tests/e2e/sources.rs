@@ -284,18 +284,6 @@ async fn a_backup_needs_a_name_and_a_handle_that_fit() {
 }
 
 #[tokio::test]
-async fn an_encryption_key_is_unimplemented_before_anything_is_read_or_written() {
-    let (daemon, client, store) = bed().await;
-    let s3 = S3 {
-        encryption_key: "hush".to_owned(),
-        ..store.s3("monday")
-    };
-    assert_refused_by_all(&client, &s3, Code::Unimplemented, "encryption_key is set").await;
-    assert_eq!(store.requests(), 0);
-    daemon.assert_nothing_is_left_of("again");
-}
-
-#[tokio::test]
 async fn a_server_may_insist_on_verified_certificates() {
     let daemon = Daemon::with(|folder| {
         class("fast", folder, 0, true) + "s3: { region: us-east-1, require-verify-tls: true }\n"

@@ -2,6 +2,7 @@
 
 mod folder;
 mod interrupted;
+mod keys;
 mod refused;
 mod signed;
 

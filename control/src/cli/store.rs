@@ -4,13 +4,18 @@ use std::env;
 
 use clap::Args;
 use ringback_datapath::store::{
-    location::{Credentials, Secret, StoreConfig},
+    location::{Credentials, StoreConfig},
     url::RepositoryUrl,
 };
 use ringback_proto::lvmd::{DataSource, data_source};
 
-use super::exit::CliError;
-use crate::{config::DatapathSettings, dialect, direct::store::Way, failure::Failure, jobs};
+use super::{exit::CliError, passphrase::PassphraseArgs};
+use crate::{
+    config::DatapathSettings,
+    dialect,
+    direct::store::{Place, Way},
+    failure::Failure,
+};
 
 /// How to reach a store in S3.
 ///
@@ -39,6 +44,9 @@ pub(crate) struct StoreArgs {
     /// Proxy for https endpoints [env: RINGBACK_HTTPS_PROXY, which may have user:password@].
     #[arg(long, value_name = "URL")]
     pub(crate) https_proxy: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) passphrase: PassphraseArgs,
 }
 
 /// Where credentials come from, for `--help`.
@@ -46,7 +54,8 @@ pub(crate) const CREDENTIALS: &str = "\
 Credentials for s3:// are those that AWS tools use: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and
 AWS_SESSION_TOKEN; else the profile that --profile or AWS_PROFILE names in ~/.aws/credentials
 and ~/.aws/config; else a web identity, the container's or the instance's role. The region is
-AWS_REGION, else the profile's, else what the store says.";
+AWS_REGION, else the profile's, else what the store says. The passphrase of an encrypted
+repository is RINGBACK_PASSPHRASE, or in the file that --passphrase-file names.";
 
 impl StoreArgs {
     /// The store's part of a request to a daemon, for this path.
@@ -69,7 +78,10 @@ impl StoreArgs {
             access_key_id: from_environment("AWS_ACCESS_KEY_ID"),
             secret_access_key: from_environment("AWS_SECRET_ACCESS_KEY"),
             session_token: from_environment("AWS_SESSION_TOKEN"),
-            encryption_key: from_environment("RINGBACK_ENCRYPTION_KEY"),
+            encryption_key: self
+                .passphrase
+                .get()?
+                .map_or_else(String::new, |it| it.reveal().to_owned()),
         })
     }
 
@@ -87,13 +99,15 @@ impl StoreArgs {
 
     /// How this process reaches a repository itself.
     pub(crate) fn way_to(&self, repository: &RepositoryUrl) -> Result<Way, CliError> {
-        match repository {
-            RepositoryUrl::Bucket(path) => Ok(Way::S3(path.clone(), Box::new(self.config()?))),
+        let passphrase = self.passphrase.get()?;
+        let place = match repository {
+            RepositoryUrl::Bucket(path) => Place::S3(path.clone(), Box::new(self.config()?)),
             RepositoryUrl::Folder(path) => {
                 self.refuse_for_folder(repository)?;
-                Ok(Way::Folder(path.clone()))
+                Place::Folder(path.clone())
             }
-        }
+        };
+        Ok(Way { place, passphrase })
     }
 
     fn refuse_for_folder(&self, folder: &RepositoryUrl) -> Result<(), CliError> {
@@ -109,14 +123,11 @@ impl StoreArgs {
                 "{option} is for places in S3 (s3://...), which {folder} is not; leave it out"
             )));
         }
-        let key = env::var("RINGBACK_ENCRYPTION_KEY").unwrap_or_default();
-        let key = (!key.is_empty()).then(|| Secret::new(key));
-        Ok(jobs::repository::refuse_encryption(key.as_ref())?)
+        Ok(())
     }
 
     fn config(&self) -> Result<StoreConfig, CliError> {
-        let (mut store, key) = dialect::store(self.s3("")?).map_err(Failure::from)?;
-        jobs::repository::refuse_encryption(key.as_ref())?;
+        let (mut store, _) = dialect::store(self.s3("")?).map_err(Failure::from)?;
         if let Some(profile) = &self.profile {
             store.credentials = Credentials::Profile(profile.clone());
         }

@@ -5,6 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ringback_datapath::{
+    crypt::Passphrase,
     error::Error,
     log::Log,
     repository::Repository,
@@ -22,9 +23,18 @@ use crate::{
     jobs::{JOB_PATIENCE, OPEN_PATIENCE, repository},
 };
 
+/// Where a repository lies, the way there, and what opens it.
+#[derive(Debug, Clone)]
+pub struct Way {
+    /// Where it lies.
+    pub place: Place,
+    /// With one the repository is encrypted, or is made so; without one it is not.
+    pub passphrase: Option<Passphrase>,
+}
+
 /// Where a repository lies, and the way there.
 #[derive(Debug, Clone)]
-pub enum Way {
+pub enum Place {
     /// A place in S3.
     S3(RepositoryPath, Box<StoreConfig>),
     /// A folder of this host.
@@ -35,6 +45,7 @@ pub enum Way {
 #[derive(Clone)]
 pub struct Store {
     kind: Kind,
+    passphrase: Option<Passphrase>,
     settings: DatapathSettings,
 }
 
@@ -48,28 +59,39 @@ impl Store {
     /// Prepares to reach a repository. Of a store in S3 nothing is asked yet; a folder is opened.
     pub async fn connect(way: &Way, settings: DatapathSettings) -> Result<Self, Error> {
         let transfers = settings.parts_in_flight as usize;
-        let kind = match way {
-            Way::S3(path, config) => {
+        let kind = match &way.place {
+            Place::S3(path, config) => {
                 let credentials = SharedCredentials::new(config.credentials.clone());
                 let (path, patience) = (path.clone(), OPEN_PATIENCE);
                 Kind::S3(S3Store::connect(path, config, credentials, patience, transfers).await)
             }
-            Way::Folder(path) => Kind::Folder(FolderStore::open(path.clone(), transfers).await?),
+            Place::Folder(path) => Kind::Folder(FolderStore::open(path.clone(), transfers).await?),
         };
-        Ok(Self { kind, settings })
+        Ok(Self {
+            kind,
+            passphrase: way.passphrase.clone(),
+            settings,
+        })
     }
 
     /// Opens the repository and reads its log.
     pub async fn open(&self) -> Result<(Repository, Log), Error> {
-        let repository = Repository::open(self.with_patience(OPEN_PATIENCE)).await?;
+        let repository = self.open_alone().await?;
         self.replay(repository).await
+    }
+
+    /// Opens the repository, whatever its log says.
+    pub async fn open_alone(&self) -> Result<Repository, Error> {
+        let store = self.with_patience(OPEN_PATIENCE);
+        Repository::open(store, self.passphrase.as_ref()).await
     }
 
     /// The same; a repository that is not there is made.
     pub(super) async fn open_or_create(&self) -> Result<(Repository, Log), Error> {
         let size = repository::chunk_size(&repository::settings(&self.settings));
         let store = self.with_patience(OPEN_PATIENCE);
-        let repository = Repository::open_or_create(store, size).await?;
+        let passphrase = self.passphrase.as_ref();
+        let repository = Repository::open_or_create(store, size, passphrase).await?;
         self.replay(repository).await
     }
 

@@ -102,7 +102,7 @@ impl BackupJobs {
     /// Starts a backup, or tells how the one of this name does.
     pub async fn start_or_poll(&self, request: CreateBackup) -> Result<BackupState, Failure> {
         let source = &request.source;
-        let store = repository::admit(&self.config, &source.store, source.encryption_key.as_ref())?;
+        let store = repository::admit(&self.config, &source.store)?;
         if !log::entry_fits(
             source.backup.name(),
             &request.name,
@@ -205,7 +205,8 @@ impl BackupJobs {
                 ASK_PATIENCE,
             )
             .await;
-            repository::find(s3, path.name()).await
+            let passphrase = request.source.encryption_key.as_ref();
+            repository::find(s3, passphrase, path.name()).await
         };
         let found = tokio::time::timeout(ASK_PATIENCE, asked).await.map_err(|_| {
             Failure::new(
@@ -256,6 +257,9 @@ fn known(
     let same = job.request.volume_handle == request.volume_handle
         && job.request.source.backup == request.source.backup
         && job.request.source.store.endpoint == request.source.store.endpoint;
+    // A passphrase may be changed while a job runs, which goes on with the one that it began with.
+    // But who has another is told of a backup only when the store has taken that, too.
+    let has_same_key = job.request.source.encryption_key == request.source.encryption_key;
     let state = job.state.borrow().clone();
     match state {
         State::Preparing | State::Running if same => {
@@ -273,7 +277,7 @@ fn known(
                 job.request.source.backup
             ),
         )),
-        State::Done(message) if same => Ok(Some(BackupState::Complete(message))),
+        State::Done(message) if same && has_same_key => Ok(Some(BackupState::Complete(message))),
         State::Failed(message) if same => {
             jobs.remove(&request.name);
             Ok(Some(BackupState::Error(message)))
@@ -366,7 +370,8 @@ impl BackupJob {
         let store: Arc<dyn ringback_datapath::store::ObjectStore> = Arc::new(store);
         self.watched.set_store(Arc::clone(&store));
         let size = repository::chunk_size(&repository::settings(&config.datapath));
-        let repository = Repository::open_or_create(store, size).await?;
+        let passphrase = self.request.source.encryption_key.as_ref();
+        let repository = Repository::open_or_create(store, size, passphrase).await?;
         let mut log = Log::replay(&repository).await?;
         if let Some(there) = log.find(path.name()) {
             return self.judge(&there.commit).map(Prepared::Complete);

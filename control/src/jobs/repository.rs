@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use ringback_datapath::{
     chunk::ChunkSize,
+    crypt::Passphrase,
     error::Error,
     log::{Committed, Log},
     packer::PackSizes,
@@ -11,7 +12,7 @@ use ringback_datapath::{
     settings::Settings,
     store::{
         SharedCredentials,
-        location::{RepositoryPath, Secret, StoreConfig},
+        location::{RepositoryPath, StoreConfig},
         s3::S3Store,
     },
 };
@@ -23,12 +24,7 @@ use crate::{
 };
 
 /// Checks what the configuration has to say about a store, and completes it.
-pub fn admit(
-    config: &Config,
-    store: &StoreConfig,
-    encryption_key: Option<&Secret>,
-) -> Result<StoreConfig, Failure> {
-    refuse_encryption(encryption_key)?;
+pub fn admit(config: &Config, store: &StoreConfig) -> Result<StoreConfig, Failure> {
     if config.s3.require_verify_tls && !store.verify_tls {
         return Err(Failure::new(
             Code::InvalidArgument,
@@ -41,18 +37,6 @@ pub fn admit(
         authorities: config.s3.authorities.clone(),
         ..store.clone()
     })
-}
-
-/// Refuses to do in the clear what was asked for encrypted.
-pub fn refuse_encryption(encryption_key: Option<&Secret>) -> Result<(), Failure> {
-    if encryption_key.is_none() {
-        return Ok(());
-    }
-    Err(Failure::new(
-        Code::Unimplemented,
-        "encryption_key is set; this version of ringback does not encrypt, and stores nothing \
-         rather than storing it in the clear: leave it empty",
-    ))
 }
 
 /// Prepares a store that gives up after `patience`.
@@ -74,8 +58,12 @@ pub async fn connect(
 }
 
 /// The backup of this name, if the repository is there and has it.
-pub async fn find(store: S3Store, name: &str) -> Result<Option<Committed>, Error> {
-    match Repository::open(Arc::new(store)).await {
+pub async fn find(
+    store: S3Store,
+    passphrase: Option<&Passphrase>,
+    name: &str,
+) -> Result<Option<Committed>, Error> {
+    match Repository::open(Arc::new(store), passphrase).await {
         Ok(repository) => Ok(Log::replay(&repository).await?.find(name).cloned()),
         Err(Error::NoRepository { .. }) => Ok(None),
         Err(error) => Err(error),

@@ -10,6 +10,7 @@ use std::{
 
 use futures::future::join_all;
 use ringback_datapath::{
+    crypt::Passphrase,
     error::Error as DatapathError,
     repository::Repository,
     restore::{self, Backup},
@@ -93,7 +94,7 @@ impl RestoreJobs {
         class: &Class,
         layout: LayoutOptions,
     ) -> Result<VolumeInfo, Failure> {
-        let store = repository::admit(&self.config, &source.store, source.encryption_key.as_ref())?;
+        let store = repository::admit(&self.config, &source.store)?;
         let synchronous = source.synchronous;
         let job = self.start_or_join(request, source, store, class, layout)?;
         let state = wait_for(&job.state, |state| match state {
@@ -227,12 +228,13 @@ impl RestoreJob {
         }
     }
 
-    /// The same name, size and backup; credentials may have been renewed.
+    /// The same name, size, backup and passphrase; credentials may have been renewed.
     fn is_same(&self, request: &CreateVolume, source: &DataSource) -> bool {
         self.request.name == request.name
             && self.request.size == request.size
             && self.source.backup == source.backup
             && self.source.store.endpoint == source.store.endpoint
+            && self.source.encryption_key == source.encryption_key
     }
 
     fn is_over(&self) -> bool {
@@ -293,7 +295,8 @@ impl RestoreJob {
             OPEN_PATIENCE,
         )
         .await;
-        let impatient = open_repository(store.clone(), path.name()).await?;
+        let passphrase = self.source.encryption_key.as_ref();
+        let impatient = open_repository(store.clone(), passphrase, path.name()).await?;
         let backup = Backup::open(&impatient, path.name()).await?;
         if self.request.size.bytes() < backup.volume_bytes() {
             return Err(DatapathError::TooSmall {
@@ -355,8 +358,12 @@ struct Opened {
 }
 
 /// A missing repository is a missing backup to those who want to restore it.
-async fn open_repository(store: S3Store, backup: &str) -> Result<Repository, Failure> {
-    match Repository::open(Arc::new(store)).await {
+async fn open_repository(
+    store: S3Store,
+    passphrase: Option<&Passphrase>,
+    backup: &str,
+) -> Result<Repository, Failure> {
+    match Repository::open(Arc::new(store), passphrase).await {
         Err(DatapathError::NoRepository { repository }) => Err(DatapathError::NoBackup {
             backup: backup.to_owned(),
             repository,

@@ -185,6 +185,17 @@ mod tests {
         assert!(open(&keys.pack_key("data/b"), 3, &[7; 32]).is_err());
         assert!(open(&Keys::random().pack_key("data/a"), 3, &[7; 32]).is_err());
         assert!(open(&key, u32::MAX, &[7; 32]).is_err(), "the footer's");
+        for bit in 0..record.len() * 8 {
+            let mut flipped = record.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let opened = key.open_record(3, &[7; 32], &mut flipped);
+            assert!(opened.is_err(), "bit {bit}");
+        }
+        for len in 0..record.len() {
+            let mut cut = record[..len].to_vec();
+            let opened = key.open_record(3, &[7; 32], &mut cut);
+            assert!(opened.is_err(), "cut at {len}");
+        }
     }
 
     #[test]

@@ -23,6 +23,4 @@ pub(crate) use secret::{KEY_BYTES, Key};
 pub(crate) use stretch::{Stretched, Stretching};
 
 #[cfg(test)]
-pub(crate) use seal::journal;
-#[cfg(test)]
-pub(crate) use stretch::stretchings_with;
+mod tests;

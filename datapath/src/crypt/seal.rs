@@ -202,13 +202,7 @@ mod tests {
             let mut behind = vec![0; rest.len() + TAG_BYTES];
             let nonce = Nonce::assume_unique_for_key(nonce);
             key.key
-                .seal_in_place_scatter(
-                    nonce,
-                    Aad::from(&associated),
-                    &mut text,
-                    &rest,
-                    &mut behind,
-                )
+                .seal_in_place_scatter(nonce, Aad::from(&associated), &mut text, &rest, &mut behind)
                 .expect("sealed");
             text.extend(behind);
             assert_eq!(text, sealed, "{cut}");

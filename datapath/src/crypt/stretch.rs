@@ -200,7 +200,9 @@ mod tests {
         };
         let (one, other) = (passphrase("one"), passphrase("other"));
         let both = [stretching.stretch(&one), stretching.stretch(&one)];
-        let both = futures::future::try_join_all(both).await.expect("stretched");
+        let both = futures::future::try_join_all(both)
+            .await
+            .expect("stretched");
         assert_eq!(both[0].reveal(), both[1].reveal());
         assert_eq!(stretchings_with(&stretching.salt), 1);
         let different = stretching.stretch(&other).await.expect("stretched");

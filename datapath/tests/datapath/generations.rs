@@ -68,8 +68,7 @@ fn apply(model: &mut Vec<u8>, change: &Change) -> Option<(usize, usize)> {
     Some((start, end))
 }
 
-async fn generations_come_back(generations: &[Vec<Change>]) {
-    let mut bed = Bed::new().await;
+async fn generations_come_back(mut bed: Bed, generations: &[Vec<Change>]) {
     // Hardly more buffers than a part: every limit is met.
     bed.settings.buffer_bytes = 1;
     bed.settings.queue_depth = 3;
@@ -117,7 +116,15 @@ proptest! {
         generations in proptest::collection::vec(proptest::collection::vec(changes(), 0..5), 1..7),
     ) {
         let runtime = tokio::runtime::Runtime::new().expect("runtime");
-        runtime.block_on(generations_come_back(&generations));
+        runtime.block_on(async { generations_come_back(Bed::new().await, &generations).await });
+    }
+
+    #[test]
+    fn every_generation_comes_back_from_an_encrypted_repository(
+        generations in proptest::collection::vec(proptest::collection::vec(changes(), 0..5), 1..5),
+    ) {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        runtime.block_on(async { generations_come_back(Bed::encrypted().await, &generations).await });
     }
 }
 

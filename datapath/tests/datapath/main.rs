@@ -3,7 +3,9 @@
 mod answers;
 mod folder;
 mod generations;
+mod keys;
 mod round_trip;
+mod sealed;
 mod sessions;
 mod stores;
 mod support;

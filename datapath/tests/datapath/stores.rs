@@ -72,6 +72,20 @@ async fn names(store: &Store, prefix: &str, after: Option<&str>) -> Vec<String> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_removed_object_is_gone_and_may_be_removed_again() {
+    let stores = Stores::new().await;
+    for store in stores.each().await {
+        for object in ["keys/1", "keys/2"] {
+            store.put(object, payload(b"slot")).await.expect("put");
+        }
+        for _ in 0..2 {
+            store.delete("keys/1").await.expect("removed");
+            assert_eq!(names(&store, "keys/", None).await, ["keys/2"]);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_object_comes_back_whole_or_in_ranges_and_is_replaced() {
     let stores = Stores::new().await;
     for store in stores.each().await {
@@ -327,7 +341,7 @@ async fn a_repository_copied_from_s3_into_a_folder_is_the_same_repository() {
     }
     let target = stores.bed.folder.path().join("again");
     let settings = &stores.bed.settings;
-    crate::support::restore(folder, settings, "monday", &target)
+    crate::support::restore(folder, None, settings, "monday", &target)
         .await
         .expect("restored");
     crate::support::assert_same(&volume, &target);

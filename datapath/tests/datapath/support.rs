@@ -180,18 +180,20 @@ impl Client {
     /// Restores into a new file at `target`.
     pub(crate) async fn restore(&self, name: &str, target: &Path) -> Result<(), Error> {
         let store = Arc::new(self.store().await);
-        restore(store, &self.settings, name, target).await
+        let passphrase = self.passphrase.as_ref();
+        restore(store, passphrase, &self.settings, name, target).await
     }
 }
 
 /// Restores a backup that lies in `store` into a new file at `target`.
 pub(crate) async fn restore(
     store: Arc<dyn ObjectStore>,
+    passphrase: Option<&Passphrase>,
     settings: &Settings,
     name: &str,
     target: &Path,
 ) -> Result<(), Error> {
-    let repository = Repository::open(store).await?;
+    let repository = Repository::open(store, passphrase).await?;
     let opened = Backup::open(&repository, name).await?;
     let file = File::create(target).expect("create");
     file.set_len(opened.volume_bytes()).expect("set_len");

@@ -151,19 +151,6 @@ async fn a_store_that_nobody_answers_for_ends_with_5_soon_and_a_file_is_no_volum
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_encryption_key_is_refused_rather_than_stored_in_the_clear() {
-    let bed = Bed::with_disk().await;
-    let mut command = bed.command("backup ./disk.img s3://backups/vms/monday");
-    command.env("RINGBACK_ENCRYPTION_KEY", "passphrase");
-    assert_failed(
-        &run(&mut command),
-        1,
-        "this version of ringback does not encrypt",
-    );
-    assert_eq!(bed.store.requests(), 0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn what_would_destroy_something_or_be_torn_ends_with_7() {
     let bed = Bed::with_disk().await;
     bed.lines("backup ./disk.img s3://backups/vms/monday");

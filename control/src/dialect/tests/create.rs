@@ -55,7 +55,8 @@ fn the_seeds_create_carries_gibibytes_and_a_data_source() {
     assert_eq!(source.backup.to_string(), "s3://backups/team/db-1");
     assert!(source.store.endpoint.is_some() && source.store.https_proxy.is_some());
     assert!(source.store.http_proxy.is_none() && source.store.region.is_none());
-    assert_eq!(source.encryption_key, Some(Secret::new("passphrase")));
+    let passphrase = source.encryption_key.as_ref().expect("was sent");
+    assert_eq!(passphrase.reveal(), "passphrase");
     assert_eq!(
         source.store.credentials,
         Credentials::Static {

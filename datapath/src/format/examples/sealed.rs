@@ -152,11 +152,7 @@ fn add_backup(domain: &Domain, examples: &mut Examples) {
             ..Statistics::default()
         },
     };
-    let mut tree = Pack::begin(
-        ObjectKind::TreePack,
-        pack_name(session(1), 0xe0),
-        domain,
-    );
+    let mut tree = Pack::begin(ObjectKind::TreePack, pack_name(session(1), 0xe0), domain);
     let mut append = |node: &[u8]| {
         let id = hashing.node_id(node);
         let place = tree.append(id, node, &[]);
