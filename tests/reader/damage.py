@@ -1,85 +1,96 @@
 #!/usr/bin/env python3
 """damage.py [--passphrase-file FILE] FOLDER: no changed, missing or added byte goes unnoticed.
 
-FOLDER is a small repository. Each damage is noticed by reading everything; and restoring either
-refuses, or gives the bytes that it gave before. Inside long runs of chunk data only some bytes are
-tried.
+FOLDER is a small repository, and stays as it is. Each damage is noticed by reading everything; and
+restoring either refuses, or gives the bytes that it gave before. Inside long runs of chunk data only
+some bytes are tried.
 """
 
 import argparse
 import hashlib
 import sys
-from pathlib import Path
 
+import log
 import restore
-from refused import Refused, within
-
-
-def is_refused(folder, passphrase):
-    try:
-        restore.check(restore.open_repository(folder, passphrase), say=lambda _: None)
-    except Refused:
-        return True
-    return False
-
-
-def restored(folder, passphrase, name):
-    """A hash of a backup's chunks and their offsets; none if it is refused."""
-    content = hashlib.sha256()
-
-    def write(start, data):
-        content.update(start.to_bytes(8) + data)
-    try:
-        with within(name):
-            restore.backup_of(restore.open_repository(folder, passphrase), name).write_to(write)
-    except Refused:
-        return None
-    return content.digest()
+from packs import Packs, object_name
+from refused import Refused
+from repository import Repository
+from store import Folder, Memory
 
 
 def damages(data):
-    """The offset of a change, and the bytes with it."""
+    """What is done to an object, and its bytes then."""
     for at in [*range(0, min(len(data), 512)), *range(512, len(data) - 512, 4999),
                *range(max(512, len(data) - 512), len(data))]:
-        yield at, data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1:]
-    yield len(data) - 1, data[:-1]
-    yield len(data), data + b"\0"
+        yield f"damage at byte {at}", data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1:]
+    yield "that the last byte is gone", data[:-1]
+    yield "that there is a byte more", data + b"\0"
 
 
 class Bed:
     """A repository to be damaged, and what its backups hold while it is whole."""
 
-    def __init__(self, folder, passphrase):
-        self.opening = folder, passphrase
+    def __init__(self, objects, passphrase):
+        self.objects, self.passphrase = objects, passphrase
         self.tried = 0
-        assert not is_refused(*self.opening), "the repository is refused before it is damaged"
-        names = restore.backups_of(restore.open_repository(*self.opening))
-        self.whole = {name: restored(*self.opening, name) for name in names}
+        assert not self.is_refused(objects), "the repository is refused before it is damaged"
+        repository = self.open(objects)
+        history = log.check(repository, Packs(repository))
+        self.live = {object_name("index", segment) for segment in history.segments}
+        self.whole = {name: self.restored(objects, name) for name in history.commits}
 
-    def hold(self, what):
-        """The damage `what` is there now; it is noticed, and no restore gives wrong bytes."""
-        if not is_refused(*self.opening):
+    def open(self, objects):
+        return Repository(Memory(objects), self.passphrase)
+
+    def is_refused(self, objects):
+        try:
+            restore.check(self.open(objects), say=lambda _: None)
+        except Refused:
+            return True
+        return False
+
+    def restored(self, objects, name):
+        """A hash of a backup's chunks and their offsets; none if it is refused."""
+        content = hashlib.sha256()
+
+        def write(start, data):
+            content.update(start.to_bytes(8) + data)
+        try:
+            restore.backup_of(self.open(objects), name).write_to(write)
+        except Refused:
+            return None
+        return content.digest()
+
+    def hold(self, what, objects):
+        """The damage is noticed, and no restore gives wrong bytes."""
+        if not self.is_refused(objects):
             sys.exit(f"{what} goes unnoticed")
         for name, content in self.whole.items():
-            if restored(*self.opening, name) not in (None, content):
+            if self.restored(objects, name) not in (None, content):
                 sys.exit(f"{what}: wrong bytes are restored from {name}")
         self.tried += 1
 
+    def is_missed(self, name):
+        """Nothing shows that the end of a log is gone, a checkpoint, or one of several key slots."""
+        kind = name.partition("/")[0]
+        others = [it for it in self.objects if it.startswith(f"{kind}/") and it != name]
+        missed = {"log": any(it > name for it in others), "keys": not others, "checkpoint": False}
+        return missed.get(kind, True)
+
+    def hold_all(self, name):
+        for what, damaged in damages(self.objects[name]):
+            self.hold(f"{name}: {what}", self.objects | {name: damaged})
+        if self.is_missed(name):
+            without = {it: data for it, data in self.objects.items() if it != name}
+            self.hold(f"{name}: that it is missing", without)
+
 
 def main(folder, passphrase):
-    bed = Bed(folder, passphrase)
-    for path in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
-        data = path.read_bytes()
-        for at, damaged in damages(data):
-            path.write_bytes(damaged)
-            bed.hold(f"{path}: damage at byte {at}")
-        path.unlink()
-        # Nothing shows that the end of a log is gone, or one of several key slots.
-        kind, others = path.parent.name, list(path.parent.iterdir())
-        shows = {"log": any(it > path for it in others), "keys": not others}
-        if shows.get(kind, True):
-            bed.hold(f"{path}: that it is missing")
-        path.write_bytes(data)
+    bed = Bed(Folder(folder).read_all(), passphrase)
+    for name in bed.objects:
+        # Index segments that are not live any more are read by nobody.
+        if not name.startswith("index/") or name in bed.live:
+            bed.hold_all(name)
     print(f"{bed.tried} damages noticed")
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from blake3 import blake3
 
 import objects
-from vectors import Changed, read_repository
+from store import Folder
+from vectors import changed
 
 TIMEOUT_S = 120
 KEPT = ("PATH", "HOME", "TMPDIR", "LANG")
@@ -40,7 +41,7 @@ def fault(ringback, objects_of, case, expected):
     """What is wrong with ringback's answer to a case; none if nothing is."""
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work, "repository")
-        for name, data in Changed(objects_of[case["repository"]], case).objects.items():
+        for name, data in changed(objects_of, case).items():
             objects.store(folder, name, data)
         code, said, content = restored_by(ringback, folder, case["passphrase"], case["backup"],
                                           Path(work))
@@ -63,7 +64,7 @@ def cases_of(expected):
 
 def main(ringback, folder):
     expected = json.loads(Path(folder, "expected.json").read_text())
-    objects_of = {name: read_repository(Path(folder, name)) for name in expected["repositories"]}
+    objects_of = {name: Folder(Path(folder, name)).read_all() for name in expected["repositories"]}
     hashes = {name: {backup: volume["blake3"] for backup, volume in it["backups"].items()}
               for name, it in expected["repositories"].items()}
     cases = list(cases_of(expected))

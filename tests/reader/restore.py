@@ -26,10 +26,6 @@ def open_repository(place, passphrase):
     return Repository(store_at(place), passphrase)
 
 
-def backups_of(repository):
-    return list(log.replay(repository, Packs(repository)).commits)
-
-
 def backup_of(repository, name):
     """The wanted backup's volume: nothing is read but what leads to its chunks, while they are whole."""
     packs = Packs(repository)

@@ -1,8 +1,28 @@
-"""Where a repository's objects lie: files below a folder, or keys below a prefix of a bucket."""
+"""Where a repository's objects lie: in memory, in files below a folder, or below a prefix of a bucket."""
 
 from pathlib import Path
 
 from refused import demand
+
+
+class Memory:
+    def __init__(self, objects):
+        self.objects = objects
+
+    def names(self, prefix):
+        """Names that begin with `prefix`, which ends with a slash."""
+        return sorted(name for name in self.objects if name.startswith(prefix))
+
+    def size(self, name):
+        return len(self.read(name))
+
+    def read(self, name):
+        demand(name in self.objects, f"{name} is missing")
+        return self.objects[name]
+
+    def read_range(self, name, offset, length):
+        """Fewer bytes if the object ends before."""
+        return self.read(name)[offset:offset + length]
 
 
 class Folder:
@@ -10,9 +30,11 @@ class Folder:
         self.path = Path(path)
 
     def names(self, prefix):
-        """Names that begin with `prefix`, which ends with a slash."""
         files = (p for p in (self.path / prefix).rglob("*") if p.is_file())
         return sorted(str(p.relative_to(self.path)) for p in files)
+
+    def read_all(self):
+        return {name: self.read(name) for name in self.names("")}
 
     def file(self, name):
         path = self.path / name
@@ -56,8 +78,9 @@ class Bucket:
         try:
             return method(Bucket=self.bucket, Key=self.prefix + name, **arguments)
         except ClientError as error:
-            demand(error.response["Error"]["Code"] not in ("404", "NoSuchKey"),
-                   f"{name} is missing")
+            code = error.response["Error"]["Code"]
+            demand(code not in ("404", "NoSuchKey"), f"{name} is missing")
+            demand(code != "InvalidRange", f"{name} ends too early")
             raise
 
     def size(self, name):

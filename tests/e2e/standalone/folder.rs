@@ -9,7 +9,10 @@ use std::{
     process::Command,
 };
 
-use nix::{sys::stat::Mode, unistd::mkfifo};
+use nix::{
+    sys::{signal::Signal, stat::Mode},
+    unistd::mkfifo,
+};
 use tempfile::TempDir;
 
 use self::filtered::{Filesystem, on};
@@ -21,7 +24,7 @@ use crate::{
     bad_input::Judge,
     command_line::{assert_failed, assert_failed_as_json},
     damage::flip,
-    harness::{MIB, RINGBACK, run},
+    harness::{MIB, RINGBACK, run, signal, wait_for},
     store::{assert_same_content, fill},
 };
 
@@ -404,6 +407,28 @@ async fn eight_processes_that_back_up_to_one_folder_at_once_all_have_their_backu
         );
     }
     assert_eq!(repository.files(".uploads"), [""; 0].map(PathBuf::from));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_backup_leaves_no_draft_and_the_next_goes_on_with_its_packs() {
+    let (bed, repository) = (Bed::new().await, Repository::new());
+    let disk = bed.disk("disk.img", 300 * MIB);
+    fill(&disk, 0, 300 * MIB, "large");
+    let arguments = format!("backup ./disk.img {}", repository.url("/monday"));
+    let running = start(&mut bed.command(&arguments));
+    wait_for("a pack", async || {
+        (!repository.files("data").is_empty()).then_some(())
+    })
+    .await;
+    signal(running.id(), Signal::SIGINT);
+    let output = end(running).await;
+    assert_failed(&output, 130, "interrupted");
+    assert_eq!(repository.files(".uploads"), [""; 0].map(PathBuf::from));
+    assert_eq!(repository.files("log"), [""; 0].map(PathBuf::from));
+    let made = bed.json(&arguments);
+    let new = made["backup"]["new_bytes"].as_u64().expect("a number");
+    assert!(new < 300 * MIB, "{new}");
+    bed.lines(&format!("verify {} --data", repository.url("")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -39,6 +39,8 @@ const FOLDER_FLAGS: OFlag = OFlag::O_RDONLY
 pub(super) struct Root {
     folder: OwnedFd,
     path: PathBuf,
+    /// Some filesystems count no links, not even of what is there.
+    counts_links: bool,
     /// Folders that are there for good: their entries, and those above, were synced by us.
     durable: Mutex<HashSet<String>>,
 }
@@ -50,11 +52,13 @@ impl Root {
         let failed = |error: io::Error| FolderError::of("open the folder", path.to_owned(), &error);
         let folder =
             open(path, FOLDER_FLAGS, Mode::empty()).map_err(|error| failed(error.into()))?;
+        let about = fstat(&folder).map_err(|error| failed(error.into()))?;
         let real = path.canonicalize().map_err(failed)?;
         check_surroundings(&real)?;
         Ok(Self {
             folder,
             path: path.to_owned(),
+            counts_links: about.st_nlink > 0,
             durable: Mutex::default(),
         })
     }
@@ -221,7 +225,12 @@ impl Root {
         } else {
             self.path.join(name)
         };
-        FolderError::of(what, path, &error.into()).into()
+        let error = error.into();
+        if error.raw_os_error() == Some(Errno::ENOENT as i32) {
+            let reason = "a folder above it was removed meanwhile";
+            return FolderError::new(what, path, FolderTrouble::Broken, reason).into();
+        }
+        FolderError::of(what, path, &error).into()
     }
 
     /// An object could not be looked at.
@@ -237,8 +246,8 @@ impl Root {
 
     /// An object's bytes could not be read: they alone, or nothing any more.
     pub(super) fn unreadable(&self, name: &str, error: &io::Error) -> StoreError {
-        let is_alone = sync_folder(&self.folder).is_ok();
-        if error.raw_os_error() == Some(Errno::EIO as i32) && is_alone {
+        let is_of_the_disk = error.raw_os_error() == Some(Errno::EIO as i32);
+        if is_of_the_disk && sync_folder(&self.folder).is_ok() {
             return StoreError::Unreadable {
                 object: self.shown(name),
                 reason: error.to_string(),
@@ -250,7 +259,7 @@ impl Root {
     /// A folder that was removed while we have it open is empty for ever.
     pub(super) fn check_is_there(&self) -> Result<(), StoreError> {
         match fstat(&self.folder) {
-            Ok(about) if about.st_nlink > 0 => Ok(()),
+            Ok(about) if about.st_nlink > 0 || !self.counts_links => Ok(()),
             Ok(_) => {
                 let reason = "it was removed; nothing can be kept there any more";
                 let path = self.path.clone();
