@@ -25,7 +25,7 @@ use crate::{
 
 /// What an entry takes in the hash table: 16 bytes of id, 16 of place, one of control, and the
 /// table's load factor of 7/8.
-const ENTRY_BYTES: usize = 38;
+pub const ENTRY_BYTES: usize = 38;
 /// Segments fetched at once.
 const FETCHES: usize = 4;
 /// Segments that one commit may name: 2.3 KiB of its 4.

@@ -12,6 +12,7 @@ use crate::{
     progress::Progress,
     ring::BlockQueue,
     settings::Settings,
+    stages::Stage,
     tasks::blocking,
 };
 
@@ -107,16 +108,21 @@ impl VolumeReader {
         let size = plan.size;
         let queue = Arc::new(queue);
         let progress = Arc::clone(progress);
+        let (waiting, hashed) = (Arc::clone(&progress), Arc::clone(&progress));
         let hashing = std::thread::available_parallelism().map_or(2, usize::from) * 2;
         stream::iter(plan.chunks())
             .then(move |(index, len)| {
-                let arena = arena.clone();
-                async move { (index, len, arena.acquire().await) }
+                let (arena, waiting) = (arena.clone(), Arc::clone(&waiting));
+                async move {
+                    let _inside = waiting.enter(Stage::Buffer);
+                    (index, len, arena.acquire().await)
+                }
             })
             .map(move |(index, len, slot)| {
                 let (queue, progress) = (Arc::clone(&queue), Arc::clone(&progress));
                 async move {
                     let offset = index.offset(size);
+                    let _inside = progress.enter(Stage::Read);
                     let slot = queue
                         .read(slot, offset, len)
                         .await
@@ -126,7 +132,13 @@ impl VolumeReader {
                 }
             })
             .buffered(depth)
-            .map_ok(|chunk| blocking(move || chunk.hash()))
+            .map_ok(move |chunk| {
+                let progress = Arc::clone(&hashed);
+                blocking(move || {
+                    let _inside = progress.enter(Stage::Hash);
+                    chunk.hash()
+                })
+            })
             .try_buffered(hashing)
     }
 }

@@ -26,6 +26,7 @@ use crate::{
     repository::{FETCH_TRIES, Repository},
     ring::BlockQueue,
     settings::Settings,
+    stages::Stage,
     stop::Stop,
     store::{Download, StoreError},
     tasks::{blocking, joined},
@@ -242,6 +243,7 @@ impl Restore {
     async fn fetch_and_write(self: &Arc<Self>, depth: usize) -> Result<(), Error> {
         let (fetched, chunks) = mpsc::channel(depth);
         tokio::try_join!(self.fetch_all(fetched), self.write_all(chunks, depth))?;
+        let _inside = self.progress.enter(Stage::Flush);
         self.queue.flush().await.map_err(|source| Error::System {
             what: "flush the volume",
             source,
@@ -308,7 +310,9 @@ impl Restore {
         };
         for (place, wanted) in group_by_place(range.records) {
             let len = self.expected_len(&place, &wanted)?;
+            let waiting = self.progress.enter(Stage::Buffer);
             let mut slot = self.arena.acquire().await;
+            drop(waiting);
             let record = async {
                 stream.skip_to(u64::from(place.offset)).await?;
                 stream.read_record(&mut slot[..len]).await
@@ -377,7 +381,8 @@ impl Restore {
     /// Fetches a chunk that does not match again before it calls it damaged.
     async fn verify(&self, mut chunk: FetchedChunk) -> Result<VerifiedChunk, Error> {
         for tries in 1.. {
-            match blocking(move || chunk.verify()).await? {
+            let inside = self.progress.enter(Stage::Verify);
+            match blocking(move || (chunk.verify(), inside).0).await? {
                 Ok(verified) => return Ok(verified),
                 Err(mismatch) => chunk = mismatch,
             }
@@ -425,6 +430,7 @@ impl Restore {
             let padded = self.pad_to_block(&mut slot, len, chunk_offset);
             let range = nonzero_blocks(&slot[..padded]);
             let offset = chunk_offset + range.start as u64;
+            let _inside = self.progress.enter(Stage::Write);
             slot = self
                 .queue
                 .write(slot, range, offset)

@@ -25,6 +25,7 @@ use crate::{
     repository::Repository,
     session::Session,
     settings::Settings,
+    stages::Stage,
     stop::Stop,
     tree::{TreeWriter, WrittenTree},
 };
@@ -129,6 +130,7 @@ impl<'a> Writer<'a> {
                 Hashed::Data(chunk) => {
                     let index = chunk.index();
                     let at_parent = self.at_parent(&mut before, index).await?;
+                    let _inside = progress.enter(Stage::HandOver);
                     self.write(chunk, at_parent).await?;
                     index
                 }

@@ -6,6 +6,7 @@ use ringback_datapath::{
     error::Error,
     log::Log,
     repository::Repository,
+    stages::Occupancy,
     store::{
         ObjectStore, SharedCredentials,
         location::{RepositoryPath, StoreConfig},
@@ -72,6 +73,11 @@ impl Store {
     pub fn wire_bytes(&self) -> u64 {
         let meter = self.s3.meter();
         meter.sent() + meter.received()
+    }
+
+    /// How many transfers are under way, over time.
+    pub fn transfers(&self) -> &Occupancy {
+        self.s3.throttle().under_way()
     }
 
     /// Waits until what was given up has been cleared away.
