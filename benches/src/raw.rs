@@ -77,7 +77,7 @@ impl Work {
 
     fn bucket(&self) -> Result<Bucket, Error> {
         let address = Address::from_environment(&self.endpoint, &self.bucket)?;
-        Ok(Bucket::at(&address))
+        Bucket::at(&address)
     }
 
     fn from_volume(

@@ -8,11 +8,9 @@
 
 use std::{
     fs::{self, File},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Instant,
 };
-
-use tokio::runtime::Runtime;
 
 use crate::{
     contender::{Bed, Contender},
@@ -81,7 +79,7 @@ impl Plan {
                 self.turn(round, at, &changed, &mut records[at])?;
             }
         }
-        warnings.extend(warnings_after(&self.contenders, &records));
+        warnings.extend(warning_after(&self.contenders, &records));
         Ok(self.results(machine, warnings, &records))
     }
 
@@ -300,28 +298,21 @@ impl Turn<'_> {
         if let Some(bytes) = self.contender.stored_elsewhere(&self.bed) {
             return Ok(Some(bytes));
         }
-        let objects = self.objects("")?;
+        let objects = self.objects()?;
         Ok((!objects.is_empty()).then(|| objects.iter().map(|(_, bytes)| bytes).sum()))
     }
 
     /// Keys and lengths of what the contender has put into the bucket; all of a bucket of ours is
-    /// its own.
-    fn objects(&self, below: &str) -> Result<Vec<(String, u64)>, Error> {
-        let runtime = Runtime::new().at("start", Path::new("threads"))?;
-        let prefix = if self.sink.is_own() {
-            below
-        } else {
-            &self.bed.prefix
+    /// its own, and some contenders know no prefix.
+    fn objects(&self) -> Result<Vec<(String, u64)>, Error> {
+        let (prefix, start) = match self.sink.is_own() {
+            true => ("", String::new()),
+            false => (&*self.bed.prefix, format!("{}/", self.bed.prefix)),
         };
-        let bucket = Bucket::at(&self.bed.address);
-        let listed = runtime.block_on(bucket.list(prefix))?;
-        let key = |name: String| match prefix {
-            "" => name,
-            prefix => format!("{prefix}/{name}"),
-        };
-        Ok(listed
-            .into_iter()
-            .map(|it| (key(it.name), it.bytes))
+        let listed = Bucket::at(&self.bed.address)?.list(prefix)?;
+        let named = listed.into_iter();
+        Ok(named
+            .map(|it| (format!("{start}{}", it.name), it.bytes))
             .collect())
     }
 
@@ -351,8 +342,8 @@ impl Turn<'_> {
         if self.sink.is_own() {
             return Ok(());
         }
-        let bucket = Bucket::at(&self.bed.address);
-        let mut objects = self.objects("")?.into_iter();
+        let bucket = Bucket::at(&self.bed.address)?;
+        let mut objects = self.objects()?.into_iter();
         objects.try_for_each(|(key, _)| bucket.delete(&key))
     }
 }
@@ -370,21 +361,33 @@ fn warnings_before(machine: &Machine) -> Vec<String> {
     vec![warning]
 }
 
-/// Phases during which others were busy.
-fn warnings_after(contenders: &[Box<dyn Contender>], records: &[Record]) -> Vec<String> {
-    let all = contenders.iter().zip(records);
-    let disturbed = all.flat_map(|(contender, record)| {
-        let runs = record.runs.iter();
-        runs.filter(|(_, run)| run.other_cpu_share > OTHERS_MAX)
-            .map(|(phase, run)| {
-                format!(
-                    "{}, {}, round {}: {:.0} % of all cores were busy with something else",
-                    contender.name(),
-                    phase.title(),
-                    run.round,
-                    run.other_cpu_share * 100.0
-                )
-            })
-    });
-    disturbed.collect()
+/// What others did while something was measured, if it was much.
+fn warning_after(contenders: &[Box<dyn Contender>], records: &[Record]) -> Option<String> {
+    let measured = contenders
+        .iter()
+        .zip(records)
+        .flat_map(|(contender, record)| {
+            let runs = record.runs.iter();
+            runs.map(|(phase, run)| (contender.name(), *phase, run.other_cpu_share))
+        });
+    let measured: Vec<_> = measured.collect();
+    let is_disturbed = |share: f64| share > OTHERS_MAX;
+    let count = measured
+        .iter()
+        .filter(|(.., share)| is_disturbed(*share))
+        .count();
+    let (name, phase, worst) = measured
+        .iter()
+        .copied()
+        .max_by(|(.., one), (.., other)| one.total_cmp(other))?;
+    is_disturbed(worst).then(|| {
+        format!(
+            "in {count} of {} measurements more than {:.0} % of all cores were busy with something \
+             else; most of all, {:.0} %, in {name}, {}",
+            measured.len(),
+            OTHERS_MAX * 100.0,
+            worst * 100.0,
+            phase.title()
+        )
+    })
 }

@@ -3,7 +3,7 @@
 //! The SDK signs, a blocking client moves the bytes: nothing is hashed, summed or copied for the
 //! sake of a layer in between. That is what makes the raw limit a limit.
 
-use std::{io::Read, sync::Arc, time::Duration};
+use std::{io::Read, path::Path, sync::Arc, time::Duration};
 
 use aws_sdk_s3::{
     Client, Config,
@@ -13,16 +13,16 @@ use aws_sdk_s3::{
     },
     presigning::PresigningConfig,
 };
-use futures::executor::block_on;
 use ringback_datapath::store::{
     Authorities, Listed, ObjectStore, SharedCredentials,
     location::{self, Endpoint, RepositoryPath, Secret, StoreConfig},
     s3::S3Store,
 };
+use tokio::runtime::{self, Runtime};
 use ureq::Agent;
 
 use super::Address;
-use crate::error::Error;
+use crate::error::{Error, Located};
 
 /// How long a signed URL is good for.
 const URL_LIFETIME: Duration = Duration::from_hours(12);
@@ -35,11 +35,13 @@ pub struct Bucket {
     address: Arc<Address>,
     signer: Client,
     agent: Agent,
+    /// Signing is a matter of the SDK, which is asynchronous.
+    runtime: Arc<Runtime>,
 }
 
 impl Bucket {
     /// Prepares to reach the bucket; nothing is sent yet.
-    pub fn at(address: &Address) -> Self {
+    pub fn at(address: &Address) -> Result<Self, Error> {
         let credentials = Credentials::new(
             &address.access_key_id,
             &address.secret_access_key,
@@ -60,11 +62,17 @@ impl Bucket {
             .max_idle_connections_per_host(64)
             .build()
             .new_agent();
-        Self {
+        let runtime = runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .at("start", Path::new("threads"))?;
+        Ok(Self {
             address: Arc::new(address.clone()),
             signer: Client::from_conf(config),
             agent,
-        }
+            runtime: Arc::new(runtime),
+        })
     }
 
     /// Stores an object.
@@ -74,7 +82,10 @@ impl Bucket {
             .put_object()
             .bucket(&self.address.bucket)
             .key(key);
-        let signed = block_on(request.presigned(lifetime())).map_err(failed)?;
+        let signed = self
+            .runtime
+            .block_on(request.presigned(lifetime()))
+            .map_err(failed)?;
         let mut call = self.agent.put(signed.uri());
         for (name, value) in signed.headers() {
             call = call.header(name, value);
@@ -90,7 +101,10 @@ impl Bucket {
             .get_object()
             .bucket(&self.address.bucket)
             .key(key);
-        let signed = block_on(request.presigned(lifetime())).map_err(failed)?;
+        let signed = self
+            .runtime
+            .block_on(request.presigned(lifetime()))
+            .map_err(failed)?;
         let last = start + buffer.len() as u64 - 1;
         let call = self.agent.get(signed.uri());
         let answer = call.header("range", format!("bytes={start}-{last}")).call();
@@ -98,8 +112,8 @@ impl Bucket {
         body.read_exact(buffer).map_err(failed)
     }
 
-    /// What lies below a prefix.
-    pub async fn list(&self, prefix: &str) -> Result<Vec<Listed>, Error> {
+    /// What lies below a prefix, or in the whole bucket; names are those behind the prefix.
+    pub fn list(&self, prefix: &str) -> Result<Vec<Listed>, Error> {
         let Address {
             url,
             bucket,
@@ -107,7 +121,8 @@ impl Bucket {
             access_key_id,
             secret_access_key,
         } = &*self.address;
-        let path = RepositoryPath::parse(&format!("{bucket}/{prefix}")).map_err(failed)?;
+        let whole = format!("{bucket}/{prefix}");
+        let path = RepositoryPath::parse(whole.trim_end_matches('/')).map_err(failed)?;
         let credentials = location::Credentials::Static {
             access_key_id: Secret::new(access_key_id.clone()),
             secret_access_key: Secret::new(secret_access_key.clone()),
@@ -123,8 +138,11 @@ impl Bucket {
             credentials: credentials.clone(),
         };
         let shared = SharedCredentials::new(credentials);
-        let store = S3Store::connect(path, &config, shared, LIST_PATIENCE, 1).await;
-        store.list("", None).await.map_err(failed)
+        let listed = async {
+            let store = S3Store::connect(path, &config, shared, LIST_PATIENCE, 1).await;
+            store.list("", None).await
+        };
+        self.runtime.block_on(listed).map_err(failed)
     }
 
     /// Removes an object.
@@ -134,7 +152,10 @@ impl Bucket {
             .delete_object()
             .bucket(&self.address.bucket)
             .key(key);
-        let signed = block_on(request.presigned(lifetime())).map_err(failed)?;
+        let signed = self
+            .runtime
+            .block_on(request.presigned(lifetime()))
+            .map_err(failed)?;
         self.agent.delete(signed.uri()).call().map_err(failed)?;
         Ok(())
     }
