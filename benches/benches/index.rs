@@ -8,6 +8,7 @@ use std::{collections::HashMap, hint::black_box};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ringback_datapath::{
     chunk::ChunkId,
+    crypt::Hashing,
     format::{
         name::{PackName, SessionId},
         pack::Place,
@@ -22,7 +23,7 @@ const PER_PACK: u32 = 511;
 const LOOK_UPS: u32 = 1 << 16;
 
 fn id(number: u32) -> ChunkId {
-    ChunkId::of(&number.to_le_bytes())
+    Hashing::PLAIN.chunk_id(&number.to_le_bytes())
 }
 
 fn key(id: &ChunkId) -> [u8; 16] {

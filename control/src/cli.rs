@@ -20,6 +20,7 @@ mod place;
 mod progress;
 mod restore;
 mod serve;
+mod stats;
 mod store;
 mod verify;
 

@@ -79,7 +79,7 @@ pub async fn run(
     let work = async {
         let throttle = Arc::clone(repository.store().throttle());
         let signs = Signs { arena, throttle };
-        let window = Window::new(compressors, settings.compression, signs);
+        let window = Window::new(compressors, settings.compression, signs, progress);
         let writer = Writer::begin(repository, log, session, volume_bytes, settings, window);
         let written = stop
             .unless_asked(writer)

@@ -40,6 +40,7 @@ pub mod restore;
 pub mod ring;
 pub mod session;
 pub mod settings;
+pub mod stages;
 pub mod stop;
 pub mod store;
 mod tasks;

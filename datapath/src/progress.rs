@@ -2,12 +2,15 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::stages::{Inside, Stage, Stages};
+
 /// Counters of one job; written by it, read by anybody.
 #[derive(Debug, Default)]
 pub struct Progress {
     done_bytes: AtomicU64,
     total_bytes: AtomicU64,
     volume_io_bytes: AtomicU64,
+    stages: Stages,
 }
 
 impl Progress {
@@ -38,6 +41,16 @@ impl Progress {
     /// Counts bytes that have been dealt with.
     pub fn add_done(&self, bytes: u64) {
         self.done_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Where the time goes.
+    pub fn stages(&self) -> &Stages {
+        &self.stages
+    }
+
+    /// Something enters a stage, and leaves it when what this returns is dropped.
+    pub(crate) fn enter(&self, stage: Stage) -> Inside {
+        self.stages.of(stage).enter()
     }
 
     pub(crate) fn add_volume_io(&self, bytes: u64) {

@@ -13,6 +13,7 @@ use crate::{
     progress::Progress,
     ring::BlockQueue,
     settings::Settings,
+    stages::Stage,
     tasks::blocking,
 };
 
@@ -114,16 +115,21 @@ impl VolumeReader {
         let size = plan.size;
         let queue = Arc::new(queue);
         let progress = Arc::clone(progress);
+        let (waiting, hashed) = (Arc::clone(&progress), Arc::clone(&progress));
         let threads = std::thread::available_parallelism().map_or(2, usize::from) * 2;
         stream::iter(plan.chunks())
             .then(move |(index, len)| {
-                let arena = arena.clone();
-                async move { (index, len, arena.acquire().await) }
+                let (arena, waiting) = (arena.clone(), Arc::clone(&waiting));
+                async move {
+                    let _inside = waiting.enter(Stage::Buffer);
+                    (index, len, arena.acquire().await)
+                }
             })
             .map(move |(index, len, slot)| {
                 let (queue, progress) = (Arc::clone(&queue), Arc::clone(&progress));
                 async move {
                     let offset = index.offset(size);
+                    let _inside = progress.enter(Stage::Read);
                     let slot = queue
                         .read(slot, offset, len)
                         .await
@@ -134,8 +140,11 @@ impl VolumeReader {
             })
             .buffered(depth)
             .map_ok(move |chunk| {
-                let hashing = hashing.clone();
-                blocking(move || chunk.hash(&hashing))
+                let (hashing, progress) = (hashing.clone(), Arc::clone(&hashed));
+                blocking(move || {
+                    let _inside = progress.enter(Stage::Hash);
+                    chunk.hash(&hashing)
+                })
             })
             .try_buffered(threads)
     }

@@ -20,6 +20,8 @@ use crate::{
     codec::{Compression, Compressor, Effort, Pace, WaitFor},
     error::Error,
     format::pack::Place,
+    progress::Progress,
+    stages::Stage,
     store::Throttle,
     tasks::joined,
 };
@@ -36,6 +38,7 @@ pub(crate) struct Window {
     compressors: Vec<Compressor>,
     pace: Pace,
     signs: Signs,
+    progress: Arc<Progress>,
     /// No chunk comes any more.
     is_last_in: bool,
 }
@@ -96,13 +99,19 @@ pub(crate) enum Settled {
 
 impl Window {
     /// A window that compresses at most so many chunks at a time.
-    pub(crate) fn new(compressors: usize, compression: Compression, signs: Signs) -> Self {
+    pub(crate) fn new(
+        compressors: usize,
+        compression: Compression,
+        signs: Signs,
+        progress: &Arc<Progress>,
+    ) -> Self {
         Self {
             chunks: VecDeque::new(),
             new: HashMap::new(),
             compressors: (0..compressors.max(1)).map(|_| Compressor::new()).collect(),
             pace: Pace::new(compression),
             signs,
+            progress: Arc::clone(progress),
             is_last_in: false,
         }
     }
@@ -180,7 +189,9 @@ impl Window {
             return Content::New(chunk.into_raw());
         }
         let mut compressor = self.compressors.pop().expect("there is room");
+        let progress = Arc::clone(&self.progress);
         Content::Encoding(spawn_blocking(move || {
+            let _inside = progress.enter(Stage::Compress);
             let encoded = chunk.compress(effort, &mut compressor);
             (encoded, compressor)
         }))
@@ -269,7 +280,12 @@ mod tests {
 
     /// A window that holds chunks of these fills, one behind the other; dedupe knows those of 9.
     async fn filled(arena: &Arena, compression: Compression, fills: &[u8]) -> Window {
-        let mut window = Window::new(fills.len(), compression, Signs::calm(arena));
+        let mut window = Window::new(
+            fills.len(),
+            compression,
+            Signs::calm(arena),
+            &Arc::default(),
+        );
         for (index, &fill) in (0..).zip(fills) {
             match chunk(arena, index, fill).await {
                 Hashed::Data(known) if fill == 9 => {
@@ -324,7 +340,7 @@ mod tests {
     async fn no_more_chunks_are_compressed_at_a_time_than_it_has_compressors() {
         let arena = Arena::new(8, CHUNK_BYTES).expect("mmap");
         let lz4 = Compression::Fixed(Effort::Lz4);
-        let mut window = Window::new(2, lz4, Signs::calm(&arena));
+        let mut window = Window::new(2, lz4, Signs::calm(&arena), &Arc::default());
         for index in 0..2 {
             assert!(window.has_room());
             let Hashed::Data(new) = chunk(&arena, index, 7 + index as u8).await else {

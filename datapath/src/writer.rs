@@ -26,6 +26,7 @@ use crate::{
     repository::Repository,
     session::Session,
     settings::Settings,
+    stages::Stage,
     stop::Stop,
     tree::{TreeWriter, WrittenTree},
     window::{Settled, Step, Turn, Window},
@@ -132,6 +133,7 @@ impl<'a> Writer<'a> {
         while let Some(step) = stop.unless_asked(self.window.next(&mut chunks)).await? {
             let index = match step {
                 Step::Settle(turn) => {
+                    let _inside = progress.enter(Stage::HandOver);
                     self.settle(turn).await?;
                     continue;
                 }

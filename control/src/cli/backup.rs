@@ -18,6 +18,7 @@ use super::{
     list, output, path,
     place::{Place, check_order, hint_at_path, refuse_options},
     progress::{follow, follow_direct},
+    stats,
     store::{CREDENTIALS, StoreArgs, WorkArgs},
 };
 use crate::{
@@ -134,6 +135,7 @@ impl Backup {
             },
         };
         let work = async { Ok(direct::backup::run(&store, request, &watched).await?) };
+        let work = stats::beside(self.work.stats.as_deref(), &store, &watched, work);
         let shown = follow_direct(context, "backup", &store, &watched, work);
         let made = unless_interrupted(&store, &watched.stop, shown).await?;
         show(context, &to, &made);

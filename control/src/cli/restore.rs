@@ -17,6 +17,7 @@ use super::{
     lv, output, path,
     place::{Place, check_order, refuse_options},
     progress::{follow, follow_direct},
+    stats,
     store::{CREDENTIALS, StoreArgs, WorkArgs},
 };
 use crate::{
@@ -113,6 +114,7 @@ impl Restore {
             size_bytes: self.size.map(i64::unsigned_abs),
         };
         let work = async { Ok(direct::restore::run(&store, request, &watched).await?) };
+        let work = stats::beside(self.work.stats.as_deref(), &store, &watched, work);
         let followed = follow_direct(context, "restore", &store, &watched, work);
         let restored = unless_interrupted(&store, &watched.stop, followed).await;
         let restored = restored.map_err(|mut error| {

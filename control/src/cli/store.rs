@@ -1,6 +1,6 @@
 //! How a command reaches a store, and with what credentials.
 
-use std::env;
+use std::{env, path::PathBuf};
 
 use clap::Args;
 use ringback_datapath::store::{
@@ -170,6 +170,10 @@ pub(crate) struct WorkArgs {
     /// Parts, or ranges of objects, under way to or from the store at once [default: 8]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) transfers: Option<u32>,
+
+    /// Write where the time goes to this file, ten times a second, as lines of JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) stats: Option<PathBuf>,
 }
 
 impl WorkArgs {
@@ -185,10 +189,11 @@ impl WorkArgs {
         }
     }
 
-    pub(crate) fn given(&self) -> [(&'static str, bool); 2] {
+    pub(crate) fn given(&self) -> [(&'static str, bool); 3] {
         [
             ("--memory", self.memory.is_some()),
             ("--transfers", self.transfers.is_some()),
+            ("--stats", self.stats.is_some()),
         ]
     }
 }

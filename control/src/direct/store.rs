@@ -9,6 +9,7 @@ use ringback_datapath::{
     error::Error,
     log::Log,
     repository::Repository,
+    stages::Occupancy,
     store::{
         ObjectStore, SharedCredentials,
         folder::FolderStore,
@@ -130,6 +131,11 @@ impl Store {
     /// What has kept requests from success for some seconds.
     pub fn trouble(&self) -> Option<String> {
         self.objects().trouble()
+    }
+
+    /// How many transfers are under way, over time.
+    pub fn transfers(&self) -> &Occupancy {
+        self.objects().throttle().occupancy()
     }
 
     /// Waits until what was given up has been cleared away.

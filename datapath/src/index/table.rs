@@ -47,6 +47,10 @@ struct Run {
 }
 
 impl DedupeIndex {
+    /// What a chunk takes when the index is full, runs apart: its record, and a slot of which one
+    /// in eight stays free.
+    pub const BYTES_PER_CHUNK: usize = size_of::<Record>() + (8 * SLOT_BYTES).div_ceil(7);
+
     /// An empty index that takes at most `memory_bytes`.
     pub fn new(memory_bytes: usize) -> Self {
         Self {

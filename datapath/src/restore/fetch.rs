@@ -17,6 +17,7 @@ use crate::{
     format::{name::ObjectKind, pack::Place},
     ranges::Range,
     record::{Head, Seal, StoredRecord},
+    stages::Stage,
     store::{Download, StoreError},
     tasks::joined,
 };
@@ -66,7 +67,9 @@ impl Restore {
         let key = self.repository.pack_key(ObjectKind::DataPack, range.pack);
         for (place, wanted) in group_by_place(range.records) {
             let len = chunk_bytes(&self.backup, self.repository.shape(), &place, &wanted)?;
+            let waiting = self.progress.enter(Stage::Buffer);
             let slot = self.arena.acquire().await;
+            drop(waiting);
             let seal = Seal::of(key.as_ref(), &place, &wanted[0].id.0);
             let record = stream
                 .read_record(&place, slot, seal)

@@ -27,6 +27,7 @@ use crate::{
     repository::Repository,
     ring::BlockQueue,
     settings::Settings,
+    stages::Stage,
     stop::Stop,
     tasks::blocking,
 };
@@ -104,6 +105,7 @@ impl Restore {
     async fn fetch_and_write(self: &Arc<Self>, depth: usize) -> Result<(), Error> {
         let (fetched, chunks) = mpsc::channel(depth);
         tokio::try_join!(self.fetch_all(fetched), self.write_all(chunks, depth))?;
+        let _inside = self.progress.enter(Stage::Flush);
         self.queue.flush().await.map_err(|source| Error::System {
             what: "flush the volume",
             source,

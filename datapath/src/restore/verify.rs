@@ -8,6 +8,7 @@ use crate::{
     format::pack::Place,
     record::{Flaw, StoredRecord},
     repository::FETCH_TRIES,
+    stages::Stage,
     tasks::blocking,
 };
 
@@ -51,7 +52,9 @@ impl Restore {
     pub(super) async fn verify(&self, mut chunk: FetchedChunk) -> Result<VerifiedChunk, Error> {
         for tries in 1.. {
             let hashing = self.repository.hashing();
-            let flaw = match blocking(move || chunk.verify(&hashing)).await? {
+            let inside = self.progress.enter(Stage::Verify);
+            let verified = blocking(move || (chunk.verify(&hashing), inside).0);
+            let flaw = match verified.await? {
                 Ok(verified) => return Ok(verified),
                 Err((mismatch, flaw)) => {
                     chunk = mismatch;

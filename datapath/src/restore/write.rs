@@ -1,7 +1,7 @@
 //! Verified chunks to the volume, without the zeros around their data.
 
 use super::{Restore, verify::VerifiedChunk};
-use crate::{arena::Slot, chunk::is_zero, device::BLOCK_BYTES, error::Error};
+use crate::{arena::Slot, chunk::is_zero, device::BLOCK_BYTES, error::Error, stages::Stage};
 
 impl Restore {
     pub(super) async fn write(&self, chunk: VerifiedChunk) -> Result<(), Error> {
@@ -15,6 +15,7 @@ impl Restore {
             let padded = self.pad_to_block(&mut slot, len, chunk_offset);
             let range = nonzero_blocks(&slot[..padded]);
             let offset = chunk_offset + range.start as u64;
+            let _inside = self.progress.enter(Stage::Write);
             slot = self
                 .queue
                 .write(slot, range, offset)

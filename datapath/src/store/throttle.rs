@@ -15,6 +15,8 @@ use aws_sdk_s3::config::{
 use aws_smithy_runtime_api::{box_error::BoxError, client::orchestrator::OrchestratorError};
 use tokio::sync::Semaphore;
 
+use crate::stages::{Inside, Occupancy};
+
 /// One overload makes many requests fail at once; they count as one.
 const CUT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -24,6 +26,7 @@ pub struct Throttle {
     permits: Semaphore,
     max: usize,
     state: Mutex<State>,
+    occupancy: Arc<Occupancy>,
 }
 
 #[derive(Debug)]
@@ -35,7 +38,10 @@ struct State {
 }
 
 /// The right to one transfer.
-pub struct Permit(Arc<Throttle>);
+pub struct Permit {
+    throttle: Arc<Throttle>,
+    _inside: Inside,
+}
 
 impl Throttle {
     /// Begins at `max`, which it never passes.
@@ -49,6 +55,7 @@ impl Throttle {
                 surplus: 0,
                 last_cut: None,
             }),
+            occupancy: Arc::default(),
         })
     }
 
@@ -64,7 +71,15 @@ impl Throttle {
             .await
             .expect("the semaphore is never closed")
             .forget();
-        Permit(Arc::clone(self))
+        Permit {
+            throttle: Arc::clone(self),
+            _inside: self.occupancy.enter(),
+        }
+    }
+
+    /// How many transfers are under way, over time.
+    pub fn occupancy(&self) -> &Occupancy {
+        &self.occupancy
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -117,8 +132,8 @@ impl Throttle {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut state = self.0.state();
-        self.0.give_back(&mut state);
+        let mut state = self.throttle.state();
+        self.throttle.give_back(&mut state);
     }
 }
 

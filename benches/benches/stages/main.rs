@@ -1,0 +1,25 @@
+//! The stages of the data path, each alone: `cargo bench -p ringback-benches [-- FILTER]`.
+//!
+//! Figures are per second of one thread, or of one device. What a stage is worth in a whole backup
+//! shows `ringback-bench run`.
+
+mod bed;
+mod compute;
+mod lookup;
+mod packing;
+mod ring;
+mod store;
+
+use criterion::{criterion_group, criterion_main};
+
+criterion_group!(
+    stages,
+    compute::hash_and_zero_test,
+    ring::read,
+    ring::write,
+    lookup::index,
+    packing::records_into_packs,
+    store::parts_up,
+    store::ranges_down,
+);
+criterion_main!(stages);
