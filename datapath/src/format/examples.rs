@@ -158,7 +158,7 @@ impl Backup {
         };
         frame(
             ObjectKind::LogEntry,
-            Slot(self.slot).object(),
+            &Slot(self.slot).object(),
             &entry,
             examples,
         )
@@ -170,13 +170,8 @@ impl Backup {
 }
 
 /// Frames a message and adds it to the examples.
-fn frame(
-    kind: ObjectKind,
-    object: String,
-    message: &impl Message,
-    examples: &mut Examples,
-) -> Bytes {
-    let bytes = encode(kind, ID, &object, message);
+fn frame(kind: ObjectKind, object: &str, message: &impl Message, examples: &mut Examples) -> Bytes {
+    let bytes = encode(kind, ID, object, message);
     examples.insert(format!("name={object}"), bytes.clone());
     bytes
 }
@@ -190,7 +185,7 @@ fn examples() -> Examples {
     };
     frame(
         ObjectKind::Repository,
-        REPOSITORY.into(),
+        REPOSITORY,
         &repository,
         &mut examples,
     );
@@ -227,7 +222,7 @@ fn add_monday(examples: &mut Examples) -> (Backup, NodeRef, Bytes) {
         }],
     };
     let object = segment.object(ObjectKind::IndexSegment);
-    frame(ObjectKind::IndexSegment, object, &indexed, examples);
+    frame(ObjectKind::IndexSegment, &object, &indexed, examples);
 
     let new_bytes = u64::from(CHUNK_BYTES) + 512;
     let monday = Backup {
@@ -258,7 +253,7 @@ fn add_monday(examples: &mut Examples) -> (Backup, NodeRef, Bytes) {
         ..RefSet::default()
     };
     let object = ref_set_object(&counting(0x20));
-    frame(ObjectKind::RefSet, object, &set, examples);
+    frame(ObjectKind::RefSet, &object, &set, examples);
     let entry = monday.append_to_log(Bytes::new(), &root, examples);
     (monday, leaf, entry)
 }
@@ -292,7 +287,7 @@ fn add_tuesday(monday: &Backup, leaf: &NodeRef, previous: &[u8], examples: &mut 
         ..RefSet::default()
     };
     let object = ref_set_object(&counting(0x50));
-    frame(ObjectKind::RefSet, object, &set, examples);
+    frame(ObjectKind::RefSet, &object, &set, examples);
     let previous = owned(*blake3::hash(previous).as_bytes());
     tuesday.append_to_log(previous, &root, examples);
 }
