@@ -286,14 +286,14 @@ mod tests {
             Signs::calm(arena),
             &Arc::default(),
         );
-        for (index, &fill) in (0..).zip(fills) {
-            match chunk(arena, index, fill).await {
+        for (at, &fill) in fills.iter().enumerate() {
+            match chunk(arena, at as u64, fill).await {
                 Hashed::Data(known) if fill == 9 => {
                     window.push_known(known.index(), known.id(), place(99));
                 }
                 Hashed::Data(chunk) => {
-                    let is_same = fills[..index as usize].contains(&fill);
-                    assert_eq!(window.push_unknown(chunk), is_same, "{index}");
+                    let is_same = fills[..at].contains(&fill);
+                    assert_eq!(window.push_unknown(chunk), is_same, "{at}");
                 }
                 Hashed::Zero(..) => panic!("not zero"),
             }
@@ -341,9 +341,9 @@ mod tests {
         let arena = Arena::new(8, CHUNK_BYTES).expect("mmap");
         let lz4 = Compression::Fixed(Effort::Lz4);
         let mut window = Window::new(2, lz4, Signs::calm(&arena), &Arc::default());
-        for index in 0..2 {
+        for fill in [7, 8] {
             assert!(window.has_room());
-            let Hashed::Data(new) = chunk(&arena, index, 7 + index as u8).await else {
+            let Hashed::Data(new) = chunk(&arena, fill.into(), fill).await else {
                 panic!("not zero");
             };
             window.push_unknown(new);

@@ -197,12 +197,12 @@ mod tests {
     const SPEED: [f64; 6] = [1e5, 1000.0, 800.0, 600.0, 200.0, 120.0];
     const CHUNK: u64 = 256 << 10;
 
-    /// A backup of so many MB from a volume and to a store of these speeds, in MB/s; how many of
+    /// A backup of so many MiB from a volume and to a store of these speeds, in MB/s; how many of
     /// its chunks were compressed how hard.
-    fn back_up(mb: f64, volume: f64, store: f64, compressibility: [f64; 6]) -> [f64; 6] {
+    fn back_up(mb: u32, volume: f64, store: f64, compressibility: [f64; 6]) -> [f64; 6] {
         let mut pace = Pace::new(Compression::Auto);
         let mut shares = [0.0; 6];
-        let chunks = (mb * 1e6 / CHUNK as f64) as u32;
+        let chunks = mb * 4;
         for _ in 0..chunks {
             let rung = RUNGS.iter().position(|it| *it == pace.effort());
             let rung = rung.expect("a rung");
@@ -224,20 +224,20 @@ mod tests {
 
     #[test]
     fn a_slow_store_makes_it_compress_as_hard_as_it_can() {
-        let shares = back_up(2000.0, 2000.0, 10.0, SIZE);
+        let shares = back_up(2000, 2000.0, 10.0, SIZE);
         assert!(shares[5] > 0.9, "{shares:?}");
     }
 
     #[test]
     fn a_store_faster_than_compression_makes_it_compress_lightly_or_not_at_all() {
-        let shares = back_up(20_000.0, 5000.0, 4000.0, SIZE);
+        let shares = back_up(20_000, 5000.0, 4000.0, SIZE);
         assert!(shares[0] > 0.9, "{shares:?}");
     }
 
     #[test]
     fn between_two_rungs_it_stays_at_the_lighter_and_tries_the_other_rarely() {
         // zstd 3 leaves the store waiting, zstd 6 is waited for.
-        let shares = back_up(100_000.0, 5000.0, 100.0, SIZE);
+        let shares = back_up(100_000, 5000.0, 100.0, SIZE);
         assert!(
             shares[3] > 0.85 && shares[3] + shares[4] > 0.97,
             "{shares:?}"
@@ -246,14 +246,14 @@ mod tests {
 
     #[test]
     fn data_that_does_not_shrink_goes_up_as_fast_as_the_store_takes_it() {
-        let shares = back_up(20_000.0, 5000.0, 900.0, [100.0; 6]);
+        let shares = back_up(20_000, 5000.0, 900.0, [100.0; 6]);
         let slow: f64 = shares[3..].iter().sum();
         assert!(slow < 0.1, "{shares:?}");
     }
 
     #[test]
     fn a_slow_volume_changes_nothing() {
-        let shares = back_up(2000.0, 50.0, 1000.0, SIZE);
+        let shares = back_up(2000, 50.0, 1000.0, SIZE);
         assert!(shares[FIRST_RUNG] > 0.99, "{shares:?}");
     }
 

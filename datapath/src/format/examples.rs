@@ -168,7 +168,7 @@ impl Backup {
         let entry = self.entry(previous, root);
         frame(
             ObjectKind::LogEntry,
-            Slot(self.slot).object(),
+            &Slot(self.slot).object(),
             &entry,
             examples,
         )
@@ -180,13 +180,8 @@ impl Backup {
 }
 
 /// Frames a message and adds it to the examples.
-fn frame(
-    kind: ObjectKind,
-    object: String,
-    message: &impl Message,
-    examples: &mut Examples,
-) -> Bytes {
-    let bytes = encode(kind, &Domain::plain(ID), &object, message);
+fn frame(kind: ObjectKind, object: &str, message: &impl Message, examples: &mut Examples) -> Bytes {
+    let bytes = encode(kind, &Domain::plain(ID), object, message);
     examples.insert(format!("name={object}"), bytes.clone());
     bytes
 }
@@ -236,7 +231,7 @@ fn add_monday(examples: &mut Examples) -> (Backup, NodeRef, Bytes) {
         }],
     };
     let object = segment.object(ObjectKind::IndexSegment);
-    frame(ObjectKind::IndexSegment, object, &indexed, examples);
+    frame(ObjectKind::IndexSegment, &object, &indexed, examples);
 
     let new_bytes = u64::from(CHUNK_BYTES) + 512;
     let monday = Backup {
@@ -268,7 +263,7 @@ fn add_monday(examples: &mut Examples) -> (Backup, NodeRef, Bytes) {
         ..RefSet::default()
     };
     let object = ref_set_object(&counting(0x20));
-    frame(ObjectKind::RefSet, object, &set, examples);
+    frame(ObjectKind::RefSet, &object, &set, examples);
     let entry = monday.append_to_log(Bytes::new(), &root, examples);
     (monday, leaf, entry)
 }
@@ -303,7 +298,7 @@ fn add_tuesday(monday: &Backup, leaf: &NodeRef, previous: &[u8], examples: &mut 
         ..RefSet::default()
     };
     let object = ref_set_object(&counting(0x50));
-    frame(ObjectKind::RefSet, object, &set, examples);
+    frame(ObjectKind::RefSet, &object, &set, examples);
     let previous = owned(*blake3::hash(previous).as_bytes());
     tuesday.append_to_log(previous, &root, examples);
 }
