@@ -13,6 +13,7 @@ mod download;
 mod draft;
 mod error;
 mod listing;
+mod mounts;
 mod root;
 mod sweep;
 mod upload;

@@ -22,6 +22,7 @@ use nix::{
 use super::{
     super::{StoreError, location::RESERVED, url::FolderPath},
     error::{FolderError, FolderTrouble},
+    mounts,
 };
 
 /// Where temporary files lie: on the same filesystem as the objects, and below no object's name.
@@ -276,8 +277,16 @@ impl Root {
     }
 }
 
-/// One repository does not lie among the objects of another.
+/// The folder lies on the disk that it is meant to, and not among the objects of another repository.
 fn check_surroundings(path: &Path) -> Result<(), StoreError> {
+    if let Some(point) = mounts::missing_above(path) {
+        let reason = format!(
+            "/etc/fstab has a filesystem at {}, and none is mounted there; mount it",
+            point.display()
+        );
+        let path = path.to_owned();
+        return Err(FolderError::new("use the folder", path, FolderTrouble::Absent, reason).into());
+    }
     for (above, below) in path.ancestors().skip(1).zip(path.ancestors()) {
         let name = below.file_name().and_then(|name| name.to_str());
         let is_kept = name.is_some_and(|name| RESERVED.contains(&name) || name == UPLOADS);
