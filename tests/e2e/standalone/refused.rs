@@ -5,7 +5,7 @@ use std::{fs, fs::File};
 use super::Bed;
 use crate::{
     command_line::assert_failed,
-    harness::{MIB, run},
+    harness::MIB,
 };
 
 #[tokio::test(flavor = "multi_thread")]
