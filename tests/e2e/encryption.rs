@@ -102,8 +102,8 @@ async fn a_key_for_a_repository_without_one_is_denied_and_the_repository_stays_a
     assert_eq!(store.endpoint.counters().requests("PutObject"), before);
     assert_eq!(stretchings(&daemon), 0);
     let source = synchronous(&store.s3("monday"));
-    let plain = client.restore("again", 1, &source);
-    assert_same_content(&path, &plain.await.expect("restored").path);
+    let plain = client.restore("again", 1, &source).await;
+    assert_same_content(&path, &plain.expect("restored").path);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -431,10 +431,10 @@ fn the_pages_show_nothing_else() {
 
 #[test]
 fn the_compressed_records_on_the_pages_are_read() {
-    let hashing = Hashing::PLAIN;
-    let id = hashing.chunk_id(&[b'A'; CHUNK_BYTES as usize]);
+    let id = Hashing::PLAIN.chunk_id(&[b'A'; CHUNK_BYTES as usize]);
     for mut record in [lz4_record(), zstd_record()] {
-        let checked = crate::record::check(&mut record, None, &id, &hashing, CHUNK_BYTES as usize);
+        let bytes_max = CHUNK_BYTES as usize;
+        let checked = crate::record::check(&mut record, None, &id, &Hashing::PLAIN, bytes_max);
         assert_eq!(checked, Ok(()), "{record:x?}");
     }
 }

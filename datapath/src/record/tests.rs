@@ -1,12 +1,25 @@
 use futures::FutureExt;
 
 use super::*;
-use crate::arena::Arena;
+use crate::{
+    arena::Arena,
+    crypt::Keys,
+    format::name::{PackName, SessionId},
+};
 
 const CHUNK_BYTES: usize = 64 << 10;
 
 fn arena() -> Arena {
-    Arena::new(1, CHUNK_BYTES).expect("mmap")
+    Arena::new(1, Shape::Sealed.slot_bytes(CHUNK_BYTES)).expect("mmap")
+}
+
+fn id_of(chunk: &[u8]) -> ChunkId {
+    Hashing::PLAIN.chunk_id(chunk)
+}
+
+/// As verification does it, of a record that is not sealed.
+fn check(record: &[u8], id: &ChunkId, chunk_bytes: usize) -> Result<(), Flaw> {
+    super::check(&mut record.to_vec(), None, id, &Hashing::PLAIN, chunk_bytes)
 }
 
 fn slot(arena: &Arena) -> Slot {
@@ -23,6 +36,10 @@ fn chunk(len: usize) -> Vec<u8> {
 
 /// The record of a chunk, as it lies in a pack.
 fn record_of(chunk: &[u8], effort: &str) -> Vec<u8> {
+    record_sealed(chunk, effort, None)
+}
+
+fn record_sealed(chunk: &[u8], effort: &str, seal: Option<&Seal>) -> Vec<u8> {
     let crate::codec::Compression::Fixed(effort) = effort.parse().expect("a compression") else {
         panic!("an effort");
     };
@@ -30,9 +47,9 @@ fn record_of(chunk: &[u8], effort: &str) -> Vec<u8> {
     let mut slot = slot(&arena);
     slot[..chunk.len()].copy_from_slice(chunk);
     let record = Record::compressed(slot, chunk.len(), effort, &mut Compressor::new());
-    let stored_bytes = record.stored_bytes(Shape::Plain);
+    let stored_bytes = record.stored_bytes(Shape::of(seal));
     let mut part = PartBuffer::default();
-    record.put_into(&mut part, None);
+    record.put_into(&mut part, seal);
     let bytes = part.take_rest().pieces().concat();
     assert_eq!(bytes.len(), stored_bytes);
     bytes
@@ -49,12 +66,6 @@ fn opened(record: &[u8], chunk_bytes: usize) -> Result<Vec<u8>, Flaw> {
     stored.slot[..stored.len].copy_from_slice(&record[CODEC_BYTES..]);
     stored.open(chunk_bytes)?;
     Ok(stored.slot[..chunk_bytes].to_vec())
-}
-
-/// Whether who reads packs alone takes the record for the chunk `id`.
-fn checked(record: &[u8], id: &ChunkId) -> Result<(), Flaw> {
-    let hashing = &Hashing::PLAIN;
-    check(&mut record.to_vec(), None, id, hashing, CHUNK_BYTES)
 }
 
 const EFFORTS: [(&str, Codec); 5] = [
@@ -77,7 +88,7 @@ fn a_chunk_of_any_codec_and_length_comes_back() {
                 "{effort} {len}"
             );
             assert!(opened(&record, len) == Ok(chunk.clone()), "{effort} {len}");
-            assert_eq!(checked(&record, &Hashing::PLAIN.chunk_id(&chunk)), Ok(()));
+            assert_eq!(check(&record, &id_of(&chunk), CHUNK_BYTES), Ok(()));
         }
     }
 }
@@ -111,12 +122,9 @@ fn a_record_of_another_length_is_refused() {
                 opened(&record[..cut], CHUNK_BYTES).is_err_and(is_another),
                 "{effort} {cut}"
             );
-            assert!(checked(&record[..cut], &Hashing::PLAIN.chunk_id(&chunk)).is_err());
+            assert!(check(&record[..cut], &id_of(&chunk), CHUNK_BYTES).is_err());
         }
-        assert_eq!(
-            checked(&[], &Hashing::PLAIN.chunk_id(&chunk)),
-            Err(Flaw::Length)
-        );
+        assert_eq!(check(&[], &id_of(&chunk), CHUNK_BYTES), Err(Flaw::Length));
     }
     // Compressed, and yet as long as the chunk.
     let chunk = chunk(4096);
@@ -131,20 +139,16 @@ fn a_record_of_another_length_is_refused() {
 fn no_flipped_bit_gives_other_bytes_under_the_chunks_id() {
     for (effort, _) in EFFORTS {
         let chunk = chunk(4096);
-        let id = Hashing::PLAIN.chunk_id(&chunk);
+        let id = id_of(&chunk);
         let record = record_of(&chunk, effort);
         for bit in 0..record.len() * 8 {
             let mut flipped = record.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             if let Ok(opened) = opened(&flipped, chunk.len()) {
                 // Bits without a meaning are in zstd's header.
-                assert_eq!(
-                    opened == chunk,
-                    Hashing::PLAIN.chunk_id(&opened) == id,
-                    "{effort} {bit}"
-                );
+                assert_eq!(opened == chunk, id_of(&opened) == id, "{effort} {bit}");
             }
-            if checked(&flipped, &id).is_ok() {
+            if check(&flipped, &id, CHUNK_BYTES).is_ok() {
                 assert!(
                     opened(&flipped, chunk.len()) == Ok(chunk.clone()),
                     "{effort} {bit}"
@@ -156,7 +160,7 @@ fn no_flipped_bit_gives_other_bytes_under_the_chunks_id() {
 
 #[test]
 fn each_flaw_is_named() {
-    let id = Hashing::PLAIN.chunk_id(b"a");
+    let id = id_of(b"a");
     for (record, sentence) in [
         (
             &[3, b'a'][..],
@@ -176,8 +180,68 @@ fn each_flaw_is_named() {
         ),
         (&[0; CHUNK_BYTES + 2], "has a record of the wrong length"),
     ] {
-        let flaw = checked(record, &id).expect_err(sentence);
+        let flaw = check(record, &id, CHUNK_BYTES).expect_err(sentence);
         assert_eq!(flaw.to_string(), sentence);
     }
-    assert_eq!(checked(b"\0a", &id), Ok(()));
+    assert_eq!(check(b"\0a", &id, CHUNK_BYTES), Ok(()));
+}
+
+/// A seal of a record in a pack of its own.
+fn seal_of(chunk: &[u8]) -> Seal {
+    let pack = PackName::random(SessionId([1; 8]), 0);
+    let key = Arc::new(Keys::random().pack_key("data/1"));
+    let place = Place {
+        pack,
+        ordinal: 7,
+        offset: 32,
+        stored_bytes: 1,
+    };
+    Seal::of(Some(&key), &place, &id_of(chunk).0).expect("there is a key")
+}
+
+fn opened_sealed(record: &[u8], seal: &Seal, chunk_bytes: usize) -> Result<Vec<u8>, Flaw> {
+    let arena = arena();
+    let mut stored = StoredRecord {
+        head: Head::Sealed(seal.clone()),
+        slot: slot(&arena),
+        len: record.len(),
+    };
+    stored.slot[..record.len()].copy_from_slice(record);
+    stored.open(chunk_bytes)?;
+    Ok(stored.slot[..chunk_bytes].to_vec())
+}
+
+#[test]
+fn a_sealed_chunk_of_any_codec_and_length_comes_back_and_no_flipped_bit_is_taken() {
+    for (effort, _) in EFFORTS {
+        for len in [CHUNK_BYTES, 4096, 512] {
+            let chunk = chunk(len);
+            let seal = seal_of(&chunk);
+            let record = record_sealed(&chunk, effort, Some(&seal));
+            assert_eq!(record.len(), record_of(&chunk, effort).len() + TAG_BYTES);
+            assert!(opened_sealed(&record, &seal, len) == Ok(chunk.clone()));
+            let check = |record: &[u8]| {
+                let (id, hashing) = (id_of(&chunk), Hashing::PLAIN);
+                super::check(
+                    &mut record.to_vec(),
+                    Some(&seal),
+                    &id,
+                    &hashing,
+                    CHUNK_BYTES,
+                )
+            };
+            assert_eq!(check(&record), Ok(()), "{effort} {len}");
+            for bit in (0..record.len() * 8).step_by(if len == 512 { 1 } else { 9973 }) {
+                let mut flipped = record.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                let opened = opened_sealed(&flipped, &seal, len);
+                assert!(opened == Err(Flaw::Tag), "{effort} {bit}");
+                assert_eq!(check(&flipped), Err(Flaw::Tag), "{effort} {bit}");
+            }
+            for cut in [0, 1, 15, 16, record.len() - 1] {
+                let opened = opened_sealed(&record[..cut], &seal, len);
+                assert!(opened == Err(Flaw::Tag), "{effort} {cut}");
+            }
+        }
+    }
 }

@@ -53,9 +53,8 @@ pub async fn run(
     progress.set_total(backup.stored_bytes());
     let (whole_blocks_bytes, direct) = (device.whole_blocks_bytes(), device.direct);
     let short_end = device.short_end()?;
-    let shape = repository.shape();
     let chunk_bytes = backup.chunk_size().buffer_bytes();
-    let slot_bytes = shape.slot_bytes(chunk_bytes);
+    let slot_bytes = repository.shape().slot_bytes(chunk_bytes);
     // What decompressing takes is not there for slots.
     let verifiers_bytes = verifiers() * Decompressor::memory_bytes(chunk_bytes);
     let settings = &Settings {
