@@ -3,6 +3,7 @@
 mod interrupted;
 mod refused;
 mod signed;
+mod stats;
 
 use std::{
     fs::{self, File},
