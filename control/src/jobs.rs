@@ -109,8 +109,17 @@ impl Watched {
             .map_or(0, |store| store.meter().sent() + store.meter().received())
     }
 
-    /// `42.1 % of 3.0 GiB, 512 MiB/s, 1.2 GiB over the wire, 10 s left`.
+    /// What has kept requests to the store from success for some seconds.
+    pub fn store_trouble(&self) -> Option<String> {
+        self.store.get()?.trouble()
+    }
+
+    /// `42.1 % of 3.0 GiB, 512 MiB/s, 1.2 GiB over the wire, 10 s left`, and the store's trouble.
     pub fn describe(&self) -> String {
+        with_trouble(self.describe_progress(), self.store_trouble())
+    }
+
+    fn describe_progress(&self) -> String {
         if self.waiting.load(Ordering::Relaxed) {
             return "waiting for other jobs to end".to_owned();
         }
@@ -142,6 +151,14 @@ impl Watched {
             Bytes(to_whole(rate)),
             Bytes(self.wire_bytes()),
         )
+    }
+}
+
+/// How a job does, and the store's trouble, if it has some.
+pub(crate) fn with_trouble(progress: String, trouble: Option<String>) -> String {
+    match trouble {
+        Some(trouble) => format!("{progress}; the store: {trouble}"),
+        None => progress,
     }
 }
 

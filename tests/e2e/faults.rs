@@ -28,7 +28,7 @@ const SEEDS_FOR_EVERY_FAULT: u64 = 100;
 /// Seeds at work at once.
 const AT_ONCE: usize = 4;
 /// How long an outage lasts in the ordinary tier; `RINGBACK_OUTAGE_SECONDS` says otherwise.
-const OUTAGE_SECONDS: u64 = 3;
+const OUTAGE_SECONDS: u64 = 7;
 
 /// Small packs of two parts each, so that small volumes take many requests.
 fn daemon_of_small_packs() -> Daemon {
@@ -403,14 +403,18 @@ async fn survive_an_outage(outage: Outage) {
     of_restore.open();
     let seconds = number("RINGBACK_OUTAGE_SECONDS", OUTAGE_SECONDS);
     let over = Instant::now() + Duration::from_secs(seconds);
+    let mut is_told = false;
     while Instant::now() < over {
         let state = bed.client.poll(&running).await.expect("it is polled");
         assert_eq!(state.state(), StateType::Inprogress, "{}", state.msg);
+        is_told |= state.msg.contains("; the store: no success for ");
         let restoring = bed.client.restore("again", 1, &source).await;
         restoring.expect("it joins");
         assert_eq!(bed.client.find("again").await, None);
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+    // A silence is one when the first request's time is over.
+    assert!(is_told || (outage == Outage::Silence && seconds < 300));
     bed.store.endpoint.set_outage(None);
     let state = bed.client.end_of(&running).await;
     assert_eq!(state.state(), StateType::Complete, "{}", state.msg);

@@ -13,7 +13,7 @@ use ringback_proto::control::{JobPhase, JobProgress, WatchJobRequest};
 use super::{Client, Context, exit::CliError, output};
 use crate::{
     direct::{Watched, store::Store},
-    jobs::Bytes,
+    jobs::{Bytes, with_trouble},
 };
 
 /// Between two looks at work in this process.
@@ -36,7 +36,9 @@ pub(crate) async fn follow(
     let display = Display::new(label, shows);
     let mut last = JobProgress::default();
     while let Some(state) = states.message().await? {
-        display.show(state.done_bytes, state.total_bytes, describe(&state));
+        let trouble = Some(state.store_trouble.clone()).filter(|trouble| !trouble.is_empty());
+        let text = with_trouble(describe(&state), trouble);
+        display.show(state.done_bytes, state.total_bytes, text);
         last = state;
     }
     Ok(last)
@@ -55,6 +57,9 @@ pub(crate) async fn follow_direct<T>(
     let look = |display: &Display| {
         let (progress, zeroing) = (&watched.progress, &watched.zeroing);
         let (done, total) = (progress.done_bytes(), progress.total_bytes());
+        let show = |done, total, text| {
+            display.show(done, total, with_trouble(text, store.trouble()));
+        };
         if total > 0 {
             let since: &mut Instant = moving_since.get_or_insert_with(Instant::now);
             let text = if done >= total {
@@ -62,12 +67,12 @@ pub(crate) async fn follow_direct<T>(
             } else {
                 describe_rate(done, total, store.wire_bytes(), since.elapsed())
             };
-            display.show(done, total, text);
+            show(done, total, text);
         } else if zeroing.total_bytes() > 0 {
             let text = "filling the device with zeros first".to_owned();
-            display.show(zeroing.done_bytes(), zeroing.total_bytes(), text);
+            show(zeroing.done_bytes(), zeroing.total_bytes(), text);
         } else {
-            display.show(0, 0, "preparing".to_owned());
+            show(0, 0, "preparing".to_owned());
         }
     };
     display.follow(work, look).await

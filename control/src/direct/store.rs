@@ -80,6 +80,11 @@ impl Store {
         self.s3.throttle().under_way()
     }
 
+    /// What has kept requests from success for some seconds.
+    pub fn trouble(&self) -> Option<String> {
+        self.s3.trouble()
+    }
+
     /// Waits until what was given up has been cleared away.
     pub async fn settle(&self) {
         self.s3.settle().await;

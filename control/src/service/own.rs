@@ -191,6 +191,7 @@ impl Job {
             wire_bytes: watched.wire_bytes(),
             elapsed_ms: u64::try_from(watched.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             error,
+            store_trouble: watched.store_trouble().unwrap_or_default(),
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod location;
 mod payload;
 mod proxies;
 mod proxy;
+mod reach;
 mod region;
 pub mod s3;
 mod throttle;
@@ -184,6 +185,12 @@ pub trait ObjectStore: Send + Sync {
 
     /// Payload bytes sent and received.
     fn meter(&self) -> &Meter;
+
+    /// What has kept requests from success for some seconds, while they are being retried:
+    /// `no success for 42 s: the connection was refused`.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
 
     /// Limits how many large transfers are under way at once.
     fn throttle(&self) -> &Arc<Throttle>;

@@ -38,6 +38,7 @@ use super::{
     Download, Listed, Meter, ObjectStore, Payload, PutNew, StoreError, Throttle, Upload, connector,
     credentials::SharedCredentials,
     location::{Endpoint, RepositoryPath, StoreConfig},
+    reach::Reach,
     region,
     throttle::Observer,
 };
@@ -55,6 +56,7 @@ pub struct S3Store {
     endpoint: String,
     signer: Signer,
     meter: Arc<Meter>,
+    reach: Arc<Reach>,
     throttle: Arc<Throttle>,
     patience: Duration,
     /// Closed from the start: it can be waited for at any time, and takes tasks all the same.
@@ -109,10 +111,11 @@ impl S3Store {
             builder = builder.endpoint_url(endpoint.as_url());
         }
         let impatient = builder.build();
+        let reach = Arc::default();
         let background = TaskTracker::new();
         background.close();
         Self {
-            client: patient_client(&impatient, patience),
+            client: patient_client(&impatient, patience, &reach),
             impatient,
             endpoint: config
                 .endpoint
@@ -121,6 +124,7 @@ impl S3Store {
             path,
             signer,
             meter: Arc::default(),
+            reach,
             throttle,
             patience,
             background,
@@ -130,7 +134,7 @@ impl S3Store {
     /// The same store with another patience.
     pub fn with_patience(&self, patience: Duration) -> Self {
         Self {
-            client: patient_client(&self.impatient, patience),
+            client: patient_client(&self.impatient, patience, &self.reach),
             patience,
             ..self.clone()
         }
@@ -150,10 +154,14 @@ impl S3Store {
     }
 }
 
-fn patient_client(config: &Config, patience: Duration) -> Client {
+fn patient_client(config: &Config, patience: Duration, reach: &Arc<Reach>) -> Client {
+    let witness = Witness {
+        patience,
+        reach: Arc::clone(reach),
+    };
     let builder = config.to_builder();
     let builder = builder.timeout_config(timeouts(patience, 0));
-    Client::from_conf(builder.interceptor(Witness { patience }).build())
+    Client::from_conf(builder.interceptor(witness).build())
 }
 
 #[async_trait]
@@ -282,6 +290,10 @@ impl ObjectStore for S3Store {
 
     fn meter(&self) -> &Meter {
         &self.meter
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.reach.trouble()
     }
 
     fn throttle(&self) -> &Arc<Throttle> {

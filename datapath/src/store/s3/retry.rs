@@ -8,6 +8,7 @@
 use std::{
     error::Error,
     fmt,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -27,7 +28,10 @@ use aws_smithy_runtime_api::{
 };
 use aws_smithy_types::config_bag::{Storable, StoreReplace};
 
-use super::error::{causes, find_cause};
+use super::{
+    super::reach::Reach,
+    error::{causes, find_cause},
+};
 
 /// A store answers a small request within this time, or the request is made again, on another
 /// connection: longer than connections stay idle, so that no other dead one is taken for it.
@@ -161,6 +165,7 @@ impl fmt::Display for Answer<'_> {
 #[derive(Debug)]
 pub(super) struct Witness {
     pub(super) patience: Duration,
+    pub(super) reach: Arc<Reach>,
 }
 
 /// The attempts of one operation.
@@ -232,6 +237,9 @@ impl Intercept for Witness {
             .load::<TimeoutConfig>()
             .and_then(TimeoutConfig::operation_attempt_timeout);
         let Some(failure) = failure_of(context, attempts.latest.elapsed(), limit) else {
+            if context.response().is_some() {
+                self.reach.answered();
+            }
             return Ok(());
         };
         tracing::debug!(attempt = attempts.count, failure, "a request failed");
@@ -241,6 +249,12 @@ impl Intercept for Witness {
             Some(Err(error)) => may_pass(error, context.response()),
             _ => false,
         };
+        if passes {
+            self.reach
+                .failed(attempts.last_failure.as_deref().unwrap_or_default());
+        } else {
+            self.reach.answered();
+        }
         if passes
             && attempts.first.elapsed() >= self.patience
             && let Some(outcome) = context.output_or_error_mut()
