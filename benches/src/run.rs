@@ -305,9 +305,10 @@ impl Turn<'_> {
     /// Keys and lengths of what the contender has put into the bucket; all of a bucket of ours is
     /// its own, and some contenders know no prefix.
     fn objects(&self) -> Result<Vec<(String, u64)>, Error> {
-        let (prefix, start) = match self.sink.is_own() {
-            true => ("", String::new()),
-            false => (&*self.bed.prefix, format!("{}/", self.bed.prefix)),
+        let (prefix, start) = if self.sink.is_own() {
+            ("", String::new())
+        } else {
+            (&*self.bed.prefix, format!("{}/", self.bed.prefix))
         };
         let listed = Bucket::at(&self.bed.address)?.list(prefix)?;
         let named = listed.into_iter();

@@ -5,6 +5,7 @@ mod interrupted;
 mod keys;
 mod refused;
 mod signed;
+mod stats;
 
 use std::{
     fs::{self, File},

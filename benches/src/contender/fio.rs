@@ -1,6 +1,6 @@
 //! What the disk does: fio, with io_uring and O_DIRECT.
 
-use std::fs::File;
+use std::{fs::File, io, path::PathBuf};
 
 use serde::Deserialize;
 
@@ -75,7 +75,7 @@ impl Contender for Fio {
         }
     }
 
-    fn restored(&self, _bed: &Bed) -> Option<std::path::PathBuf> {
+    fn restored(&self, _bed: &Bed) -> Option<PathBuf> {
         None
     }
 
@@ -83,7 +83,7 @@ impl Contender for Fio {
     fn own_seconds(&self, phase: Phase, bed: &Bed) -> Result<Option<f64>, Error> {
         let path = bed.folder("fio.json");
         let report: Report = serde_json::from_reader(File::open(&path).at("open", &path)?)
-            .map_err(std::io::Error::from)
+            .map_err(io::Error::from)
             .at("read", &path)?;
         let job = report.jobs.first();
         let direction = job.map(|job| match phase {

@@ -12,10 +12,13 @@ mod restic;
 mod ringback;
 mod rustic;
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
 
 use crate::{
-    error::Error,
+    error::{Error, Located},
     measure::process::Launch,
     results::{Phase, StageSample},
     sink::Address,
@@ -139,7 +142,7 @@ fn first_line(launch: &Launch) -> Option<String> {
 
 /// Bytes of all files below a folder.
 fn bytes_below(folder: &Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(folder) else {
+    let Ok(entries) = fs::read_dir(folder) else {
         return 0;
     };
     entries
@@ -163,12 +166,11 @@ fn backup_name(phase: Phase) -> &'static str {
 
 /// A new file of the volume's size, all hole, unless the target is a device.
 fn make_target(bed: &Bed) -> Result<(), Error> {
-    use crate::error::Located;
     if bed.device.is_some() {
         return Ok(());
     }
     let target = bed.target();
-    let file = std::fs::File::create(&target).at("make", &target)?;
+    let file = File::create(&target).at("make", &target)?;
     file.set_len(bed.volume.bytes).at("size", &target)
 }
 

@@ -38,6 +38,11 @@ impl Scale {
         }
     }
 
+    /// How long the paper is.
+    pub(super) fn length(&self) -> f64 {
+        self.length
+    }
+
     /// Where a value lies; those beyond the end lie at the end.
     pub(super) fn place(&self, value: f64) -> f64 {
         (value / self.end).clamp(0.0, 1.0) * self.length

@@ -158,7 +158,7 @@ fn one_strip(strip: &Strip, across: &Scale, left: f64, bottom: f64, height: f64)
         left - 8.0,
         bottom - 4.0,
         escape(&strip.name),
-        x + 8.0,
+        left + across.length() + 8.0,
         bottom - 4.0,
         three_digits(strip.mean),
         three_digits(most),

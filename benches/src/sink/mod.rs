@@ -8,7 +8,7 @@ mod bucket;
 mod server;
 
 use std::{
-    env,
+    env, fs,
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -66,6 +66,8 @@ pub struct OwnSink {
     child: Child,
     questions: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
+    /// Of this sink alone: it goes with it.
+    folder: Option<PathBuf>,
 }
 
 impl Wanted {
@@ -156,7 +158,8 @@ impl OwnSink {
             .arg("sink")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
-        if let Some(folder) = folder {
+        let folder = folder.map(|folder| folder.join(format!("sink-{}", std::process::id())));
+        if let Some(folder) = &folder {
             command.arg("--folder").arg(folder);
         }
         let mut child = command.spawn().map_err(|source| Error::Start {
@@ -178,6 +181,7 @@ impl OwnSink {
             child,
             questions,
             answers,
+            folder,
         })
     }
 
@@ -208,5 +212,8 @@ impl Drop for OwnSink {
     fn drop(&mut self) {
         drop(self.questions.take());
         let _ = self.child.wait();
+        if let Some(folder) = &self.folder {
+            let _ = fs::remove_dir_all(folder);
+        }
     }
 }

@@ -31,7 +31,7 @@ impl Changes {
             let mut bytes = [0; BLOCK_BYTES];
             file.read_exact_at(&mut bytes, offset).at("read", path)?;
             before.push((offset, bytes));
-            patterns::random("changed block", seed ^ block, &mut bytes);
+            patterns::random("changed block", seed.rotate_left(48) ^ block, &mut bytes);
             file.write_all_at(&bytes, offset).at("write", path)?;
         }
         file.sync_all().at("sync", path)?;

@@ -58,7 +58,7 @@ pub fn text(number: u64, bytes: &mut [u8]) {
     while !left.is_empty() {
         line.clear();
         let random = draw.next_u64();
-        line.push_str(&format!("{:08x} ", random as u32 & 0x00ff_ffff));
+        line.push_str(&format!("{:08x} ", random & 0x00ff_ffff));
         for at in 0..6 {
             let word = usize::try_from(random >> (24 + 6 * at)).unwrap_or(0) % WORDS.len();
             line.push_str(WORDS[word]);
