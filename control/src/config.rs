@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ringback_datapath::{ring::IoEngine, store::Authorities};
+use ringback_datapath::{codec::Compression, ring::IoEngine, store::Authorities};
 
 use crate::{request::ClassRef, volume::Attach};
 
@@ -130,6 +130,8 @@ pub struct DatapathSettings {
     pub packs_min: u32,
     /// Parts in flight to or from the store.
     pub parts_in_flight: u32,
+    /// How hard new chunks are compressed.
+    pub compression: Compression,
 }
 
 impl DatapathSettings {

@@ -90,6 +90,11 @@ impl Arena {
         }
     }
 
+    /// Whether a slot is free right now.
+    pub fn has_free_slot(&self) -> bool {
+        self.0.available.available_permits() > 0
+    }
+
     /// Bytes per slot.
     pub fn slot_bytes(&self) -> usize {
         self.0.slot_bytes

@@ -105,6 +105,8 @@ pub struct NewChunk(HashedChunk);
 /// A chunk as it will lie in a pack.
 pub struct EncodedChunk {
     pub(crate) id: ChunkId,
+    /// Length of the chunk.
+    pub(crate) bytes: u64,
     pub(crate) record: Record,
 }
 
@@ -150,17 +152,23 @@ impl NewChunk {
     /// Turns the chunk into what is stored, without copying it: the buffer goes home when the
     /// store has acknowledged the part that it is in.
     pub fn into_raw(self) -> EncodedChunk {
-        let HashedChunk { id, slot, len, .. } = self.0;
-        let record = Record::raw(slot, len);
-        EncodedChunk { id, record }
+        self.encode(Record::raw)
     }
 
     /// Turns the chunk into what is stored: compressed, if that is worth it. Computes; not for a
     /// ring thread.
     pub(crate) fn compress(self, effort: Effort, compressor: &mut Compressor) -> EncodedChunk {
+        self.encode(|slot, len| Record::compressed(slot, len, effort, compressor))
+    }
+
+    fn encode(self, record: impl FnOnce(Slot, usize) -> Record) -> EncodedChunk {
+        let bytes = self.0.bytes();
         let HashedChunk { id, slot, len, .. } = self.0;
-        let record = Record::compressed(slot, len, effort, compressor);
-        EncodedChunk { id, record }
+        EncodedChunk {
+            id,
+            bytes,
+            record: record(slot, len),
+        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! Volumes to an S3 repository and back.
 //!
 //! A backup ([`backup::run`]): snapshot, extents to read ([`device`]), ring reader ([`ring`],
-//! [`reader`]), hash ([`chunk`]), dedupe ([`index`]), pack and parallel parts ([`packer`]), tree
+//! [`reader`]), hash ([`chunk`]), dedupe ([`index`]), compress ([`codec`], [`record`]), pack and parallel
+//! parts ([`packer`]), tree
 //! ([`tree`]), ref set ([`refs`]), commit ([`log`]).
 //!
-//! A restore ([`restore::run`]): tree, plan ([`ranges`]), parallel ranged GETs, verify, ring
-//! writer, flush.
+//! A restore ([`restore::run`]): tree, plan ([`ranges`]), parallel ranged GETs, decompress,
+//! verify, ring writer, flush.
 //!
 //! A verification ([`verify::run`]): what the backups need is there, and is what it should be.
 //!
@@ -44,4 +45,5 @@ pub mod store;
 mod tasks;
 pub mod tree;
 pub mod verify;
+mod window;
 mod writer;

@@ -92,6 +92,11 @@ impl VolumeReader {
         self.queue.closed()
     }
 
+    /// The buffers that the chunks are in.
+    pub fn arena(&self) -> Arena {
+        self.arena.clone()
+    }
+
     /// Reads and hashes what the plan names.
     ///
     /// Slots are taken in the volume's order, so that the oldest chunk is never the one to wait.

@@ -341,3 +341,6 @@ pub(crate) fn check(
     };
     (found == *id).then_some(()).ok_or(Flaw::OtherBytes)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! What bounds a job.
 
-use crate::{packer::PackSizes, ring::IoEngine};
+use crate::{chunk::ChunkSize, codec::Compression, packer::PackSizes, ring::IoEngine};
 
 /// Plain, validated values; every job has its own buffers within them.
 #[derive(Debug, Clone)]
@@ -23,6 +23,8 @@ pub struct Settings {
     pub chunk_bytes: u32,
     /// Parts and ranged GETs under way at once.
     pub transfers_max: usize,
+    /// How hard new chunks are compressed.
+    pub compression: Compression,
 }
 
 impl Default for Settings {
@@ -40,11 +42,27 @@ impl Default for Settings {
             index_bytes: 64 << 20,
             chunk_bytes: 256 << 10,
             transfers_max: 8,
+            compression: Compression::Auto,
         }
     }
 }
 
+/// Compressors take at most this part of the buffers, but there is always one.
+const COMPRESSORS_SHARE: usize = 4;
+
 impl Settings {
+    /// How many chunks are compressed at a time, and the bytes of the buffers that this takes: two
+    /// for each processor, so that none idles while the oldest chunk is waited for.
+    pub(crate) fn compressors(&self, size: ChunkSize) -> (usize, usize) {
+        let each = self.compression.memory_bytes(size.buffer_bytes());
+        let processors = std::thread::available_parallelism().map_or(2, usize::from);
+        let affordable = (self.buffer_bytes / COMPRESSORS_SHARE).checked_div(each);
+        let count = (2 * processors)
+            .min(affordable.unwrap_or(usize::MAX))
+            .max(1);
+        (count, count * each)
+    }
+
     /// Slots of `slot_bytes` that fit the buffers.
     ///
     /// At least what a part holds back until it is full, which may take twice its bytes

@@ -1,6 +1,6 @@
 //! The back of a backup: sends what is new and describes all of it.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Instant};
 
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
@@ -28,6 +28,7 @@ use crate::{
     settings::Settings,
     stop::Stop,
     tree::{TreeWriter, WrittenTree},
+    window::{Settled, Step, Turn, Window},
 };
 
 /// Logical sector size that roots record: volumes are addressed in 512-byte sectors.
@@ -44,6 +45,7 @@ pub(crate) struct Writer<'a> {
     session: Session,
     volume_bytes: u64,
     index: DedupeIndex,
+    window: Window,
     data: PackWriter,
     segments: SegmentWriter,
     tree: TreeWriter,
@@ -66,6 +68,7 @@ impl<'a> Writer<'a> {
         session: Session,
         volume_bytes: u64,
         settings: &Settings,
+        window: Window,
     ) -> Result<Self, Error> {
         let index = known_chunks(repository, log, &session, settings.index_bytes).await?;
         let id = session.id;
@@ -83,6 +86,7 @@ impl<'a> Writer<'a> {
             session,
             volume_bytes,
             index,
+            window,
             data: PackWriter::new(repository, id, ObjectKind::DataPack, settings.data_packs),
             segments: SegmentWriter::new(repository, id, chunks),
             tree: TreeWriter::new(tree_packs, repository.hashing(), chunks),
@@ -121,16 +125,20 @@ impl<'a> Writer<'a> {
         let mut before = parent.cursor(self.repository, &mut self.tree).await?;
         let size = self.repository.chunk_size();
         let mut chunks = std::pin::pin!(chunks);
-        while let Some(hashed) = stop.unless_asked(chunks.try_next()).await? {
-            let index = match hashed {
-                Hashed::Zero(index, len) => {
+        while let Some(step) = stop.unless_asked(self.window.next(&mut chunks)).await? {
+            let index = match step {
+                Step::Settle(turn) => {
+                    self.settle(turn).await?;
+                    continue;
+                }
+                Step::Decide(Hashed::Zero(index, len)) => {
                     self.statistics.zero_bytes += len as u64;
                     index
                 }
-                Hashed::Data(chunk) => {
+                Step::Decide(Hashed::Data(chunk)) => {
                     let index = chunk.index();
                     let at_parent = self.at_parent(&mut before, index).await?;
-                    self.write(chunk, at_parent).await?;
+                    self.decide(chunk, at_parent);
                     index
                 }
             };
@@ -155,32 +163,39 @@ impl<'a> Writer<'a> {
         Ok(found.flatten())
     }
 
-    /// Dedupes a chunk against the parent's at the same place, then against the repository;
-    /// stores it when it is new.
-    async fn write(&mut self, chunk: HashedChunk, at_parent: Option<Entry>) -> Result<(), Error> {
+    /// Dedupes a chunk against the parent's at the same place, then against the repository, then
+    /// against the new ones on their way there.
+    fn decide(&mut self, chunk: HashedChunk, at_parent: Option<Entry>) {
         let (index, id, bytes) = (chunk.index(), chunk.id(), chunk.bytes());
-        let place = match at_parent.filter(|entry| entry.id == id) {
-            Some(entry) => {
-                self.statistics.unchanged_bytes += bytes;
-                entry.place
-            }
-            None => match self.index.get(&id) {
-                Some(place) => {
-                    self.statistics.duplicate_bytes += bytes;
-                    place
-                }
-                None => {
-                    self.statistics.new_bytes += bytes;
-                    self.store(chunk).await?
-                }
-            },
+        if let Some(entry) = at_parent.filter(|entry| entry.id == id) {
+            self.statistics.unchanged_bytes += bytes;
+            self.window.push_known(index, id, entry.place);
+        } else if let Some(place) = self.index.get(&id) {
+            self.statistics.duplicate_bytes += bytes;
+            self.window.push_known(index, id, place);
+        } else if self.window.push_unknown(chunk) {
+            self.statistics.duplicate_bytes += bytes;
+        } else {
+            self.statistics.new_bytes += bytes;
+        }
+    }
+
+    /// Stores a chunk whose turn it is, if it is new, and puts it into the tree.
+    async fn settle(&mut self, turn: Turn) -> Result<(), Error> {
+        let Turn { index, id, content } = turn;
+        let place = match content {
+            Settled::Known(place) => place,
+            Settled::New(encoded) => self.store(encoded).await?,
         };
         self.tree.push(index, id, place).await
     }
 
-    async fn store(&mut self, chunk: HashedChunk) -> Result<Place, Error> {
-        let EncodedChunk { id, record } = chunk.into_new().into_raw();
+    async fn store(&mut self, chunk: EncodedChunk) -> Result<Place, Error> {
+        let EncodedChunk { id, bytes, record } = chunk;
+        let since = Instant::now();
         let place = self.data.append(&id.0, record).await?;
+        self.window.tell(&id, place, bytes, since.elapsed());
+        self.statistics.packed_bytes += u64::from(place.stored_bytes);
         self.index.insert(&id, place);
         self.segments.add(self.data.take_finished()).await?;
         Ok(place)

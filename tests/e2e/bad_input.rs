@@ -650,6 +650,10 @@ fn config_inputs() -> Vec<(&'static str, String)> {
             with("datapath: { queue-depth: 0 }\n"),
         ),
         (
+            "a compression that is none",
+            with("datapath: { compression: zstd }\n"),
+        ),
+        (
             "no device classes",
             "socket-name: /nowhere/lvmd.sock\n".to_owned(),
         ),

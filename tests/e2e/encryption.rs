@@ -101,8 +101,9 @@ async fn a_key_for_a_repository_without_one_is_denied_and_the_repository_stays_a
     assert_refused(refused, Code::PermissionDenied, says);
     assert_eq!(store.endpoint.counters().requests("PutObject"), before);
     assert_eq!(stretchings(&daemon), 0);
-    let plain = client.restore("again", 1, &synchronous(&store.s3("monday")));
-    assert_same_content(&path, &plain.await.expect("restored").path);
+    let source = synchronous(&store.s3("monday"));
+    let plain = client.restore("again", 1, &source).await;
+    assert_same_content(&path, &plain.expect("restored").path);
 }
 
 #[tokio::test(flavor = "multi_thread")]

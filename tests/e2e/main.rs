@@ -5,6 +5,7 @@ mod bad_input;
 mod calm;
 mod client;
 mod command_line;
+mod compression;
 mod concurrency;
 mod damage;
 mod encryption;

@@ -99,7 +99,7 @@ async fn a_restored_volume_backs_up_and_restores_again() {
         .back_up("again", &bed.store.at("backups/other/first"))
         .await;
     assert!(
-        message.starts_with("1.0 GiB backed up: 17.2 MiB new"),
+        message.starts_with("1.0 GiB backed up: 17.2 MiB (compressed to 17.0 MiB) new"),
         "{message}"
     );
     let source = synchronous(&bed.store.at("backups/other/first"));

@@ -228,6 +228,35 @@ async fn results_are_shown_as_json_and_not_at_all_when_quiet() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_compression_on_request_is_told_and_a_wrong_one_is_refused() {
+    let bed = Bed::with_disk().await;
+    let text = "all quiet\n".repeat(200_000);
+    fs::write(bed.path("text.img"), text).expect("writes a file");
+    let backed_up = bed.json("backup ./text.img s3://backups/vms/text --compression zstd-19");
+    let (new, packed) = (
+        backed_up["backup"]["new_bytes"].as_u64().expect("a number"),
+        backed_up["backup"]["packed_bytes"]
+            .as_u64()
+            .expect("a number"),
+    );
+    assert!(packed < new / 100, "{backed_up}");
+    let shown = bed.lines("show s3://backups/vms/text").join("\n");
+    assert!(shown.contains("(compressed to "), "{shown}");
+    let plain = bed.json("backup ./disk.img s3://backups/vms/plain --compression none");
+    assert_eq!(plain["backup"]["packed_bytes"], 2 * MIB + 8);
+    bed.lines("restore s3://backups/vms/text ./again.img");
+    assert!(
+        fs::read(bed.path("text.img")).expect("reads")
+            == fs::read(bed.path("again.img")).expect("reads")
+    );
+    let refused = bed.run("backup ./disk.img s3://backups/vms/other --compression gzip");
+    assert_eq!(refused.status.code(), Some(2));
+    let sentence = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let right = "it should be auto, none, lz4, or zstd-1 to zstd-19";
+    assert!(sentence.contains(right), "{sentence}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_there_is_replaced_whole_or_keeps_the_size_that_was_made_for_it() {
     let bed = Bed::with_disk().await;
     let disk = bed.path("disk.img").display().to_string();

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
-use ringback_datapath::store::url::BackupUrl;
+use ringback_datapath::{codec::Compression, store::url::BackupUrl};
 use ringback_proto::{
     control::{JobKind, WatchJobRequest},
     lvmd::{self, CreateBackupRequest, StateType},
@@ -20,6 +20,7 @@ use super::{
     store::{CREDENTIALS, StoreArgs, WorkArgs},
 };
 use crate::{
+    config::DatapathSettings,
     direct::{self, Motion, Watched, store::Store},
     jobs::backup::describe_commit,
 };
@@ -62,6 +63,11 @@ pub(crate) struct Backup {
     store: StoreArgs,
     #[command(flatten)]
     work: WorkArgs,
+    /// How hard to compress what is new: auto, none, lz4, or zstd-1 (fast) to zstd-19 (small). auto
+    /// compresses harder while the store is slow, and lightly or not at all while the processors
+    /// are [default: auto]
+    #[arg(long, value_name = "HOW", help_heading = "Work")]
+    compression: Option<Compression>,
 }
 
 fn long_help() -> String {
@@ -105,7 +111,11 @@ impl Backup {
     async fn run_direct(self, from: PathBuf, context: &Context) -> Result<(), CliError> {
         let to = path::backup(&self.path)?;
         let way = self.store.way_to(to.repository())?;
-        let store = Store::connect(&way, self.work.settings()).await?;
+        let settings = DatapathSettings {
+            compression: self.compression.unwrap_or_default(),
+            ..self.work.settings()
+        };
+        let store = Store::connect(&way, settings).await?;
         let watched = Watched::default();
         let request = direct::backup::Request {
             from,
@@ -133,6 +143,7 @@ impl Backup {
             ("--handle", self.handle.is_some()),
             ("--identity", self.identity.is_some()),
             ("--profile", self.store.profile.is_some()),
+            ("--compression", self.compression.is_some()),
         ];
         refuse_options(&given, &volume, paths)?;
         refuse_options(&self.work.given(), &volume, paths)?;

@@ -12,7 +12,12 @@ use super::{
     output, path,
     store::{CREDENTIALS, StoreArgs},
 };
-use crate::{config::DatapathSettings, direct::store::Store, failure::Failure, jobs::Bytes};
+use crate::{
+    config::DatapathSettings,
+    direct::store::Store,
+    failure::Failure,
+    jobs::{Bytes, backup::describe_new},
+};
 
 /// List the backups of a repository.
 #[derive(Args)]
@@ -100,7 +105,7 @@ impl Show {
             ("commit", hex::encode(&commit.id)),
             ("size", Bytes(commit.volume_bytes).to_string()),
             ("chunk size", Bytes(commit.chunk_bytes.into()).to_string()),
-            ("new", Bytes(stats.new_bytes).to_string()),
+            ("new", describe_new(&stats)),
             ("unchanged", Bytes(stats.unchanged_bytes).to_string()),
             ("deduplicated", Bytes(stats.duplicate_bytes).to_string()),
             ("zero", Bytes(stats.zero_bytes).to_string()),
@@ -132,6 +137,7 @@ pub(crate) fn to_json(backup: &Committed) -> Value {
         "unchanged_bytes": stats.unchanged_bytes,
         "duplicate_bytes": stats.duplicate_bytes,
         "new_bytes": stats.new_bytes,
+        "packed_bytes": stats.packed_bytes,
         "sent_bytes": stats.sent_bytes,
     })
 }

@@ -109,6 +109,7 @@ pub(super) struct Datapath {
     pub(super) pack_mib: Option<u64>,
     pub(super) packs_min: Option<u64>,
     pub(super) parts_in_flight: Option<u64>,
+    pub(super) compression: Option<String>,
 }
 
 #[derive(Clone, Copy, Deserialize)]

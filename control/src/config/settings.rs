@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ringback_datapath::{ring::IoEngine, store::Authorities};
+use ringback_datapath::{codec::Compression, ring::IoEngine, store::Authorities};
 
 use super::{Config, DatapathSettings, OptionClass, S3Settings, classes, file};
 
@@ -122,9 +122,20 @@ fn datapath(file: &file::Datapath) -> Result<DatapathSettings, String> {
         pack_mib: number("pack-mib", file.pack_mib, 128, 5..=4096)?,
         packs_min: number("packs-min", file.packs_min, 64, 1..=4096)?,
         parts_in_flight: number("parts-in-flight", file.parts_in_flight, 8, 1..=64)?,
+        compression: compression(file.compression.as_deref())?,
     };
     check_together(&settings)?;
     Ok(settings)
+}
+
+fn compression(name: Option<&str>) -> Result<Compression, String> {
+    let Some(name) = name else {
+        return Ok(Compression::Auto);
+    };
+    name.parse().map_err(|_| {
+        let names = Compression::NAMES;
+        format!("datapath.compression is {name:?}; it should be {names}")
+    })
 }
 
 impl Default for DatapathSettings {

@@ -98,6 +98,7 @@ fn what_the_file_does_not_say_has_a_default() {
             pack_mib: 128,
             packs_min: 64,
             parts_in_flight: 8,
+            compression: Compression::Auto,
         }
     );
     assert_eq!(config.datapath.buffer_bytes(), 96 << 20);
@@ -112,12 +113,14 @@ fn what_the_file_does_not_say_has_a_default() {
 fn our_own_sections_are_read() {
     let config = Config::parse(&class_with(
         "s3: {region: eu-central-1, require-verify-tls: true}\n\
-         datapath: {io-engine: sync, memory-mib: 100, part-mib: 5, backups-max: 1}\n",
+         datapath: {io-engine: sync, memory-mib: 100, part-mib: 5, backups-max: 1,\n\
+         \x20 compression: zstd-3}\n",
     ))
     .expect("valid");
     assert_eq!(config.s3.region.as_deref(), Some("eu-central-1"));
     assert!(config.s3.require_verify_tls);
     assert_eq!(config.datapath.io_engine, IoEngine::Sync);
+    assert_eq!(config.datapath.compression.to_string(), "zstd-3");
     assert_eq!(
         (config.datapath.memory_mib, config.datapath.part_mib),
         (100, 5)

@@ -20,7 +20,7 @@ use ringback_datapath::{
         location::{BackupPath, Endpoint, StoreConfig},
     },
 };
-use ringback_proto::repository::Commit;
+use ringback_proto::repository::{Commit, Statistics};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -494,11 +494,12 @@ fn is_of_request(commit: &Commit, request: &CreateBackup) -> bool {
     commit.request_name == request.name && commit.volume_handle == request.volume_handle.as_str()
 }
 
-/// What a backup took: `64.0 MiB backed up: 2.0 MiB new, 62.0 MiB zero or never written; 2.1 MiB sent`.
+/// What a backup took: `64.0 MiB backed up: 2.0 MiB (compressed to 1.0 MiB) new, 62.0 MiB zero or never
+/// written; 1.1 MiB sent`.
 pub(crate) fn describe_commit(commit: &Commit) -> String {
     let statistics = commit.statistics.unwrap_or_default();
-    let parts = [
-        (statistics.new_bytes, "new"),
+    let new = (statistics.new_bytes, describe_new(&statistics), "new");
+    let others = [
         (statistics.unchanged_bytes, "unchanged"),
         (statistics.duplicate_bytes, "deduplicated"),
         (
@@ -506,10 +507,11 @@ pub(crate) fn describe_commit(commit: &Commit) -> String {
             "zero or never written",
         ),
     ];
-    let told: Vec<String> = parts
-        .iter()
-        .filter(|(bytes, _)| *bytes > 0)
-        .map(|(bytes, what)| format!("{} {what}", Bytes(*bytes)))
+    let others = others.map(|(bytes, what)| (bytes, Bytes(bytes).to_string(), what));
+    let told: Vec<String> = std::iter::once(new)
+        .chain(others)
+        .filter(|(bytes, ..)| *bytes > 0)
+        .map(|(_, bytes, what)| format!("{bytes} {what}"))
         .collect();
     format!(
         "{} backed up: {}; {} sent",
@@ -517,4 +519,20 @@ pub(crate) fn describe_commit(commit: &Commit) -> String {
         told.join(", "),
         Bytes(statistics.sent_bytes),
     )
+}
+
+/// What was new in a backup, and what became of it: `2.0 MiB (compressed to 1.0 MiB)`.
+pub(crate) fn describe_new(statistics: &Statistics) -> String {
+    let Statistics {
+        new_bytes,
+        packed_bytes,
+        ..
+    } = *statistics;
+    let new = Bytes(new_bytes);
+    // Not counted, or nothing gained: raw records are a little longer than their chunks.
+    if (1..new_bytes).contains(&packed_bytes) {
+        format!("{new} (compressed to {})", Bytes(packed_bytes))
+    } else {
+        new.to_string()
+    }
 }

@@ -85,6 +85,7 @@ pub fn settings(config: &DatapathSettings) -> Settings {
             part_bytes: bytes(config.part_bytes()),
         },
         transfers_max: config.parts_in_flight as usize,
+        compression: config.compression,
         ..Settings::default()
     }
 }

@@ -110,6 +110,7 @@ fn info(committed: &Committed) -> BackupInfo {
             duplicate_bytes: statistics.duplicate_bytes,
             new_bytes: statistics.new_bytes,
             sent_bytes: statistics.sent_bytes,
+            packed_bytes: statistics.packed_bytes,
         }),
     }
 }

@@ -3,7 +3,7 @@
 //! ([`sealed`]).
 //!
 //! A fenced block tagged `hex name=NAME` is the dump of the example of that name, to the letter;
-//! every example is on a page, once.
+//! every example is on a page, once. One tagged `hex record=NAME` is a record by itself.
 
 mod sealed;
 
@@ -36,7 +36,7 @@ const VOLUME_BYTES: u64 = 2 * (64 << 10) + 512;
 const MONDAY_MS: u64 = 1_750_000_000_000;
 const TUESDAY_MS: u64 = MONDAY_MS + 24 * 60 * 60 * 1000;
 
-/// Examples by name: an object's name, or `inner` for the node.
+/// Examples by tag: `name=` and an object's name, or `inner` for the node; `record=` and a codec.
 type Examples = BTreeMap<String, Bytes>;
 
 /// `first`, `first + 1`, and so on: bytes that are random in a real repository.
@@ -101,7 +101,7 @@ impl Pack {
         let object = self.layout.object();
         let (tail, footer) = self.layout.finish();
         self.bytes.extend_from_slice(&tail);
-        examples.insert(object, self.bytes.into());
+        examples.insert(format!("name={object}"), self.bytes.into());
         footer
     }
 }
@@ -168,7 +168,7 @@ impl Backup {
         let entry = self.entry(previous, root);
         frame(
             ObjectKind::LogEntry,
-            Slot(self.slot).object(),
+            &Slot(self.slot).object(),
             &entry,
             examples,
         )
@@ -180,14 +180,9 @@ impl Backup {
 }
 
 /// Frames a message and adds it to the examples.
-fn frame(
-    kind: ObjectKind,
-    object: String,
-    message: &impl Message,
-    examples: &mut Examples,
-) -> Bytes {
-    let bytes = encode(kind, &Domain::plain(ID), &object, message);
-    examples.insert(object, bytes.clone());
+fn frame(kind: ObjectKind, object: &str, message: &impl Message, examples: &mut Examples) -> Bytes {
+    let bytes = encode(kind, &Domain::plain(ID), object, message);
+    examples.insert(format!("name={object}"), bytes.clone());
     bytes
 }
 
@@ -201,10 +196,12 @@ fn examples() -> Examples {
     };
     let (kind, epoch) = (ObjectKind::Repository, KeyEpoch::None);
     let bytes = encode_clear(kind, epoch, ID, REPOSITORY, &repository);
-    examples.insert(REPOSITORY.into(), bytes);
+    examples.insert(format!("name={REPOSITORY}"), bytes);
     let (monday, leaf, previous) = add_monday(&mut examples);
     add_tuesday(&monday, &leaf, &previous, &mut examples);
-    examples.insert("inner".into(), inner_node());
+    examples.insert("name=inner".into(), inner_node());
+    examples.insert("record=lz4".into(), lz4_record().into());
+    examples.insert("record=zstd".into(), zstd_record().into());
     sealed::add(&mut examples);
     examples
 }
@@ -234,7 +231,7 @@ fn add_monday(examples: &mut Examples) -> (Backup, NodeRef, Bytes) {
         }],
     };
     let object = segment.object(ObjectKind::IndexSegment);
-    frame(ObjectKind::IndexSegment, object, &indexed, examples);
+    frame(ObjectKind::IndexSegment, &object, &indexed, examples);
 
     let new_bytes = u64::from(CHUNK_BYTES) + 512;
     let monday = Backup {
@@ -266,7 +263,7 @@ fn add_monday(examples: &mut Examples) -> (Backup, NodeRef, Bytes) {
         ..RefSet::default()
     };
     let object = ref_set_object(&counting(0x20));
-    frame(ObjectKind::RefSet, object, &set, examples);
+    frame(ObjectKind::RefSet, &object, &set, examples);
     let entry = monday.append_to_log(Bytes::new(), &root, examples);
     (monday, leaf, entry)
 }
@@ -301,7 +298,7 @@ fn add_tuesday(monday: &Backup, leaf: &NodeRef, previous: &[u8], examples: &mut 
         ..RefSet::default()
     };
     let object = ref_set_object(&counting(0x50));
-    frame(ObjectKind::RefSet, object, &set, examples);
+    frame(ObjectKind::RefSet, &object, &set, examples);
     let previous = owned(*blake3::hash(previous).as_bytes());
     tuesday.append_to_log(previous, &root, examples);
 }
@@ -326,6 +323,29 @@ fn inner_node() -> Bytes {
     };
     assert_eq!(height_for(1025), 1);
     inner.encode().into()
+}
+
+/// A chunk of 65,536 `A`, as LZ4 compresses it. What compressors write may change; that it is read
+/// does not.
+fn lz4_record() -> Vec<u8> {
+    let (begin, end) = ([0x1f, b'A', 0x01, 0x00], [0xe6, 0x60]);
+    [
+        &[Codec::Lz4.byte()][..],
+        &begin,
+        &[0xff; 256],
+        &end,
+        &[b'A'; 6],
+    ]
+    .concat()
+}
+
+/// The same chunk, as zstd compresses it.
+fn zstd_record() -> Vec<u8> {
+    let header = [0x28, 0xb5, 0x2f, 0xfd, 0x60, 0x00, 0xff];
+    let block = [
+        0x55, 0x00, 0x00, 0x10, 0x41, 0x41, 0x01, 0x00, 0xfb, 0x7f, 0x1d, 0x60, 0x01,
+    ];
+    [&[Codec::Zstd.byte()][..], &header, &block].concat()
 }
 
 /// As `hexdump -C` prints: `*` stands for lines that repeat the one above.
@@ -358,7 +378,7 @@ fn dump(bytes: &[u8]) -> String {
     text
 }
 
-/// The blocks tagged `hex name=NAME` of all pages.
+/// The blocks tagged `hex` of all pages, and what else their tags say.
 fn blocks_of_pages() -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/formats");
     let mut blocks = Vec::new();
@@ -368,10 +388,10 @@ fn blocks_of_pages() -> Vec<(String, String)> {
             continue;
         }
         let text = fs::read_to_string(page).expect("a page is text");
-        for block in text.split("```hex name=").skip(1) {
-            let (name, rest) = block.split_once('\n').expect("a fence ends its line");
+        for block in text.split("```hex ").skip(1) {
+            let (tag, rest) = block.split_once('\n').expect("a fence ends its line");
             let (dump, _) = rest.split_once("```").expect("a block is closed");
-            blocks.push((name.to_owned(), dump.to_owned()));
+            blocks.push((tag.to_owned(), dump.to_owned()));
         }
     }
     blocks
@@ -381,15 +401,15 @@ fn blocks_of_pages() -> Vec<(String, String)> {
 fn the_pages_show_what_the_code_writes() {
     let blocks = blocks_of_pages();
     let mut wrong = String::new();
-    for (name, bytes) in examples() {
+    for (tag, bytes) in examples() {
         let wanted = dump(&bytes);
         let shown: Vec<&String> = blocks
             .iter()
-            .filter(|(shown, _)| *shown == name)
+            .filter(|(shown, _)| *shown == tag)
             .map(|(_, dump)| dump)
             .collect();
         if shown != [&wanted] {
-            write!(wrong, "```hex name={name}\n{wanted}```\n").expect("a String takes it");
+            write!(wrong, "```hex {tag}\n{wanted}```\n").expect("a String takes it");
         }
     }
     assert!(
@@ -401,7 +421,20 @@ fn the_pages_show_what_the_code_writes() {
 #[test]
 fn the_pages_show_nothing_else() {
     let examples = examples();
-    for (name, _) in blocks_of_pages() {
-        assert!(examples.contains_key(&name), "no example is named {name:?}");
+    for (tag, _) in blocks_of_pages() {
+        assert!(
+            examples.contains_key(&tag),
+            "no example has the tag {tag:?}"
+        );
+    }
+}
+
+#[test]
+fn the_compressed_records_on_the_pages_are_read() {
+    let id = Hashing::PLAIN.chunk_id(&[b'A'; CHUNK_BYTES as usize]);
+    for mut record in [lz4_record(), zstd_record()] {
+        let bytes_max = CHUNK_BYTES as usize;
+        let checked = crate::record::check(&mut record, None, &id, &Hashing::PLAIN, bytes_max);
+        assert_eq!(checked, Ok(()), "{record:x?}");
     }
 }

@@ -93,7 +93,12 @@ impl Backup {
     }
 
     /// That a chunk cannot be restored, and why.
-    pub(super) fn damaged(&self, wanted: &Wanted, place: &Place, reason: impl ToString) -> Error {
+    pub(super) fn damaged(
+        &self,
+        wanted: &Wanted,
+        place: &Place,
+        reason: &(impl ToString + ?Sized),
+    ) -> Error {
         Error::Chunk {
             backup: self.name.clone(),
             volume: self.root.volume_handle.clone(),

@@ -20,6 +20,7 @@ pub use self::backup::Backup;
 use self::verify::FetchedChunk;
 use crate::{
     arena::Arena,
+    codec::Decompressor,
     device::{self, Device},
     error::Error,
     progress::Progress,
@@ -51,8 +52,14 @@ pub async fn run(
     progress.set_total(backup.stored_bytes());
     let (whole_blocks_bytes, direct) = (device.whole_blocks_bytes(), device.direct);
     let short_end = device.short_end()?;
-    let shape = repository.shape();
-    let slot_bytes = shape.slot_bytes(backup.chunk_size().buffer_bytes());
+    let chunk_bytes = backup.chunk_size().buffer_bytes();
+    let slot_bytes = repository.shape().slot_bytes(chunk_bytes);
+    // What decompressing takes is not there for slots.
+    let verifiers_bytes = verifiers() * Decompressor::memory_bytes(chunk_bytes);
+    let settings = &Settings {
+        buffer_bytes: settings.buffer_bytes.saturating_sub(verifiers_bytes),
+        ..settings.clone()
+    };
     let what = "prepare to write the volume";
     let (arena, queue) = BlockQueue::prepare(device.file, slot_bytes, settings, what).await?;
     tracing::info!(mode = ?queue.mode(), direct, "writing the volume");
@@ -108,15 +115,19 @@ impl Restore {
         chunks: mpsc::Receiver<FetchedChunk>,
         depth: usize,
     ) -> Result<(), Error> {
-        let hashing = std::thread::available_parallelism().map_or(2, usize::from) * 2;
         into_stream(chunks)
             .map(|chunk| self.verify(chunk))
-            .buffer_unordered(hashing)
+            .buffer_unordered(verifiers())
             .map_ok(|chunk| self.write(chunk))
             .try_buffer_unordered(depth)
             .try_collect::<()>()
             .await
     }
+}
+
+/// Chunks that are opened and hashed at a time.
+fn verifiers() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from) * 2
 }
 
 fn into_stream<T>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> {

@@ -69,7 +69,7 @@ pub(super) fn chunk_bytes(
         .iter()
         .find(|it| !is_possible || len_of(it) != chunk_bytes)
     {
-        Some(odd) => Err(backup.damaged(odd, place, Flaw::Length)),
+        Some(odd) => Err(backup.damaged(odd, place, &Flaw::Length)),
         None => Ok(chunk_bytes),
     }
 }

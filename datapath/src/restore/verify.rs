@@ -60,7 +60,7 @@ impl Restore {
             };
             let (wanted, place) = (chunk.wanted[0], chunk.place);
             if tries == FETCH_TRIES {
-                return Err(self.backup.damaged(&wanted, &place, flaw));
+                return Err(self.backup.damaged(&wanted, &place, &flaw));
             }
             chunk.record = self
                 .fetch_again(chunk.record, &place)

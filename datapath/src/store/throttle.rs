@@ -84,6 +84,13 @@ impl Throttle {
         whole(self.state().limit)
     }
 
+    /// Transfers under way.
+    pub fn under_way(&self) -> usize {
+        let state = self.state();
+        let handed_out = whole(state.limit) + state.surplus;
+        handed_out.saturating_sub(self.permits.available_permits())
+    }
+
     fn slow_down(&self, now: Instant) {
         let mut state = self.state();
         if state.last_cut.is_some_and(|cut| now - cut < CUT_INTERVAL) {

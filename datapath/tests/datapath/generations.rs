@@ -88,6 +88,8 @@ async fn generations_come_back(mut bed: Bed, generations: &[Vec<Change>]) {
             }
         }
         let name = format!("generation-{number}");
+        let compression = ["zstd-1", "none", "lz4", "zstd-3"][number % 4];
+        bed.settings.compression = compression.parse().expect("a compression");
         let committed = bed.backup(&path, &name).await.expect("backup");
         let s = committed.commit.statistics.expect("statistics");
         assert_eq!(

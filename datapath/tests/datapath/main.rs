@@ -1,6 +1,7 @@
 //! Volumes to a real endpoint and back.
 
 mod answers;
+mod compression;
 mod folder;
 mod generations;
 mod keys;

@@ -3,10 +3,7 @@
 use std::{fs, fs::File};
 
 use super::Bed;
-use crate::{
-    command_line::assert_failed,
-    harness::{MIB, run},
-};
+use crate::{command_line::assert_failed, harness::MIB};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_usage_ends_with_2_before_anything_is_asked() {

@@ -292,6 +292,10 @@ fn settings_outside_their_range_are_refused() {
     let long = format!("socket-name: /{}\n", "x".repeat(107));
     for (keys, says) in [
         (
+            "datapath: {compression: zstd-20}\n",
+            "datapath.compression is \"zstd-20\"; it should be auto, none, lz4, or zstd-1 to zstd-19",
+        ),
+        (
             "datapath: {part-mib: 4}\n",
             "datapath.part-mib is 4; it should be 5 to 128",
         ),

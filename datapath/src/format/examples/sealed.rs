@@ -60,7 +60,7 @@ impl Pack {
         let object = self.layout.object();
         let (tail, footer) = self.layout.finish();
         self.bytes.extend_from_slice(&tail);
-        examples.insert(format!("sealed/{object}"), self.bytes.into());
+        examples.insert(format!("name=sealed/{object}"), self.bytes.into());
         footer
     }
 }
@@ -74,7 +74,7 @@ fn frame(
     examples: &mut Examples,
 ) {
     let bytes = encode_salted(kind, domain, object, message, || counting(0x00));
-    examples.insert(format!("sealed/{object}"), bytes);
+    examples.insert(format!("name=sealed/{object}"), bytes);
 }
 
 pub(super) fn add(examples: &mut Examples) {
@@ -101,7 +101,7 @@ fn add_keys(keys: &Keys, examples: &mut Examples) {
     repository.key_check = owned(key_check(keys, ID, &repository));
     let (kind, epoch) = (ObjectKind::Repository, KeyEpoch::First);
     let bytes = encode_clear(kind, epoch, ID, REPOSITORY, &repository);
-    examples.insert(format!("sealed/{REPOSITORY}"), bytes);
+    examples.insert(format!("name=sealed/{REPOSITORY}"), bytes);
 
     let passphrase = Passphrase::new(Secret::new(PASSPHRASE)).expect("valid");
     let stretched = Arc::new(stretching.compute(&passphrase));
@@ -110,7 +110,7 @@ fn add_keys(keys: &Keys, examples: &mut Examples) {
         created_ms: MONDAY_MS - 1000,
     };
     let slot = KeySlot::encode(SLOT, ID, keys, &stretched, &about);
-    examples.insert(format!("sealed/{}", SLOT.object()), slot);
+    examples.insert(format!("name=sealed/{}", SLOT.object()), slot);
 }
 
 fn add_backup(domain: &Domain, examples: &mut Examples) {

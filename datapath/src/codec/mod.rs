@@ -6,9 +6,14 @@
 //! Ordering rule: nothing here is trusted. What comes out of [`Decompressor::decompress`] is no
 //! longer than was asked for, whatever the bytes say, and means nothing before its id was checked.
 
+mod auto;
+
 use std::{cell::RefCell, fmt, str::FromStr};
 
+use lz4_flex::block::CompressTable;
 use zstd_safe::{CCtx, CParameter, DCtx};
+
+pub(crate) use self::auto::{Pace, WaitFor};
 
 /// How the payload of a record is to be read: the record's codec byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +53,7 @@ pub enum Effort {
 }
 
 /// A level of zstd: 1, the fastest, to 19, the smallest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ZstdLevel(u8);
 
 impl ZstdLevel {
@@ -85,6 +90,32 @@ pub enum Compression {
     Fixed(Effort),
 }
 
+impl Compression {
+    /// The texts that name one, for people.
+    pub const NAMES: &str = "auto, none, lz4, or zstd-1 to zstd-19";
+
+    /// The most memory that one compressor takes for chunks of `chunk_bytes`: tables of zstd, as
+    /// measured, and the buffer it compresses into, which LZ4 wants a little larger than the chunk.
+    pub(crate) fn memory_bytes(self, chunk_bytes: usize) -> usize {
+        let tables = match self {
+            Self::Fixed(Effort::None) => return 0,
+            Self::Fixed(Effort::Lz4) => LZ4_TABLE_BYTES,
+            Self::Fixed(Effort::Zstd(level)) if level > EAGER_LEVEL_MAX => {
+                (32 * chunk_bytes + SPARE_BYTES).min(72 << 20)
+            }
+            Self::Auto | Self::Fixed(Effort::Zstd(_)) => {
+                (16 * chunk_bytes + SPARE_BYTES).min(12 << 20)
+            }
+        };
+        tables + lz4_flex::block::get_maximum_output_size(chunk_bytes)
+    }
+}
+
+/// What zstd takes however small chunks are.
+const SPARE_BYTES: usize = 128 << 10;
+/// lz4_flex's table: 4096 positions of 4 bytes.
+const LZ4_TABLE_BYTES: usize = 16 << 10;
+
 impl fmt::Display for Compression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -96,7 +127,7 @@ impl fmt::Display for Compression {
 
 /// A text that names no compression.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no compression; it should be auto, none, lz4, or zstd-1 to zstd-19")]
+#[error("{0:?} is no compression; it should be {names}", names = Compression::NAMES)]
 pub struct UnknownCompression(String);
 
 impl FromStr for Compression {
@@ -124,9 +155,18 @@ fn zstd_level(text: &str) -> Option<ZstdLevel> {
         .flatten()
 }
 
-/// The memory that compressing one chunk takes, used again for the next.
+/// Higher levels of zstd take a tenth of a second and more for a chunk of 256 KiB, be there anything
+/// to gain or not; up to this one they see at once that there is not.
+const EAGER_LEVEL_MAX: ZstdLevel = ZstdLevel(9);
+/// What tells whether there is anything to gain. LZ4 would be faster, but it finds only what is
+/// repeated: it leaves base64, of which zstd saves a quarter.
+const PROBE_LEVEL: ZstdLevel = ZstdLevel(1);
+
+/// The memory that compressing one chunk takes, used again for the next. See
+/// [`Compression::memory_bytes`].
 pub(crate) struct Compressor {
     zstd: CCtx<'static>,
+    lz4: CompressTable,
     output: Vec<u8>,
 }
 
@@ -134,6 +174,7 @@ impl Compressor {
     pub(crate) fn new() -> Self {
         Self {
             zstd: CCtx::create(),
+            lz4: CompressTable::large(),
             output: Vec::new(),
         }
     }
@@ -148,7 +189,12 @@ impl Compressor {
         let (codec, len) = match effort {
             Effort::None => return None,
             Effort::Lz4 => (Codec::Lz4, self.lz4(chunk)?),
-            Effort::Zstd(level) => (Codec::Zstd, self.zstd(level, chunk, bytes_max)?),
+            Effort::Zstd(level) => {
+                if level > EAGER_LEVEL_MAX {
+                    self.zstd(PROBE_LEVEL, chunk, bytes_max)?;
+                }
+                (Codec::Zstd, self.zstd(level, chunk, bytes_max)?)
+            }
         };
         (len <= bytes_max).then(|| (codec, &self.output[..len]))
     }
@@ -156,7 +202,7 @@ impl Compressor {
     fn lz4(&mut self, chunk: &[u8]) -> Option<usize> {
         let room = lz4_flex::block::get_maximum_output_size(chunk.len());
         self.output.resize(room.max(self.output.len()), 0);
-        lz4_flex::block::compress_into(chunk, &mut self.output).ok()
+        lz4_flex::block::compress_into_with_table(chunk, &mut self.output, &mut self.lz4).ok()
     }
 
     fn zstd(&mut self, level: ZstdLevel, chunk: &[u8], bytes_max: usize) -> Option<usize> {
@@ -176,7 +222,7 @@ impl Compressor {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct NotCompressed;
 
-/// The memory that decompressing one chunk takes: the chunk, and for zstd about 160 KiB of tables.
+/// The memory that decompressing one chunk takes. See [`Decompressor::memory_bytes`].
 pub(crate) struct Decompressor {
     zstd: DCtx<'static>,
     output: Vec<u8>,
@@ -194,6 +240,11 @@ impl Decompressor {
     /// seconds, and it goes with them.
     pub(crate) fn with<T>(work: impl FnOnce(&mut Self) -> T) -> T {
         DECOMPRESSOR.with_borrow_mut(work)
+    }
+
+    /// The most memory that one takes: the chunk, and zstd's tables.
+    pub(crate) fn memory_bytes(chunk_bytes: usize) -> usize {
+        chunk_bytes + SPARE_BYTES
     }
 
     /// What `payload` holds, if that is at most `bytes_max`. Takes no more memory than that,
@@ -232,3 +283,6 @@ const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 fn is_one_zstd_frame(bytes: &[u8]) -> bool {
     bytes.starts_with(ZSTD_MAGIC) && zstd_safe::find_frame_compressed_size(bytes) == Ok(bytes.len())
 }
+
+#[cfg(test)]
+mod tests;
