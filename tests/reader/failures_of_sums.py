@@ -43,7 +43,11 @@ class Sums(Failures):
         self.restore("the highest checkpoint is missing", remove=[HIGH])
         self.restore("the lower checkpoint is missing", remove=[LOW])
         self.refuse("nothing stands for the entries that are missing", remove=[LOW, HIGH])
-        for at in (0, 8, 12, 20, 40, len(high) - 1):
+        for at, mask, what in ((0, 1, "something else lies in the place of the highest checkpoint"),
+                               (9, 3, "the highest checkpoint has format version 2"),
+                               (10, 2, "the highest checkpoint has another key epoch")):
+            self.flip(what, HIGH, at, mask)
+        for at in (8, 12, 20, 40, len(high) - 1):
             self.restore("the highest checkpoint is damaged", flip=[[HIGH, at, 1]])
             self.refuse("both checkpoints are damaged",
                         flip=[[HIGH, at, 1], [LOW, min(at, len(low) - 1), 1]])

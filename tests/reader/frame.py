@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from blake3 import blake3
 
-from refused import demand
+from refused import Unknown, demand
 
 HEADER_BYTES, CHECK_BYTES = 32, 32
 (REPOSITORY, KEYS, DATA_PACK, TREE_PACK, INDEX, REFS, LOG, CHECKPOINT) = range(1, 9)
@@ -26,9 +26,9 @@ def read_header(data, kind, epochs):
     """The header that begins an object, which is to be of `kind` and of one of the `epochs`."""
     demand(len(data) >= HEADER_BYTES, "it is shorter than a header")
     magic, found, version, epoch, reserved, repository = FIELDS.unpack(data[:HEADER_BYTES])
-    demand(magic == MAGIC, "it is no object of ringback")
-    demand(version == VERSION, f"it has format version {version}, this reader knows 1")
-    demand(epoch in (0, 1), f"it has key epoch {epoch}, this reader knows 0 and 1")
+    demand(magic == MAGIC, "it is no object of ringback", Unknown)
+    demand(version == VERSION, f"it has format version {version}, this reader knows 1", Unknown)
+    demand(epoch in (0, 1), f"it has key epoch {epoch}, this reader knows 0 and 1", Unknown)
     demand(epoch in epochs, ["it is not sealed, though the repository is encrypted",
                              "it is sealed, though the repository is not encrypted"][epoch])
     demand(found == kind, f"it is of kind {found}, not {kind}")

@@ -28,7 +28,7 @@ def restored_by(ringback, folder, passphrase, backup, work):
     target = work / "restored"
     environment = {name: os.environ[name] for name in KEPT if name in os.environ}
     if passphrase is not None:
-        environment["RINGBACK_ENCRYPTION_KEY"] = passphrase
+        environment["RINGBACK_PASSPHRASE"] = passphrase
     run = subprocess.run([ringback, "restore", "--quiet", f"file://{folder}/{backup}", target],
                          env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
     content = blake3(max_threads=1)

@@ -9,7 +9,7 @@ import frame
 import messages
 from messages import ascending, items
 from packs import object_name
-from refused import Refused, demand, within
+from refused import Refused, Unknown, demand, within
 
 MAX_ENTRY_BYTES, MAX_REF_SETS = 4096, 64
 
@@ -61,6 +61,8 @@ def replay(repository, packs):
         try:
             history = checkpoint.read(repository, packs, slot)
             break
+        except Unknown:
+            raise
         except Refused as refused:
             damaged.append((slot, refused))
     try:

@@ -7,9 +7,13 @@ class Refused(Exception):
     """The repository is damaged, newer than this reader, or not to be opened with this passphrase."""
 
 
-def demand(holds, sentence):
+class Unknown(Refused):
+    """What is there is no object of ringback, or one of a version or key epoch beyond this reader."""
+
+
+def demand(holds, sentence, refusal=Refused):
     if not holds:
-        raise Refused(sentence)
+        raise refusal(sentence)
 
 
 @contextmanager
@@ -18,4 +22,4 @@ def within(what):
     try:
         yield
     except Refused as refused:
-        raise Refused(f"{what}: {refused}") from None
+        raise type(refused)(f"{what}: {refused}") from None

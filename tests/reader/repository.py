@@ -55,6 +55,8 @@ class Repository:
         """The keys in a slot; none if it has another passphrase, or is another repository's."""
         data = self.store.read(name)
         header, body = frame.unframe(data, name, frame.KEYS, (0,))
+        if header.repository != self.header.repository:
+            return None
         slot = decode(body, messages.KEY_SLOT)
         key = slot_key(stretched, bytes.fromhex(name.removeprefix("keys/")))
         associated = header.to_bytes() + name.encode()
