@@ -7,7 +7,7 @@ use std::{
 };
 
 use ringback_datapath::{
-    chunk::ChunkId,
+    crypt::Hashing,
     format::{
         name::{PackName, SessionId},
         pack::Place,
@@ -69,7 +69,7 @@ fn fill(memory_bytes: usize, chunks: u32, packs: &[PackName]) -> (usize, usize) 
             offset: 32 + ordinal * 262_145,
             stored_bytes: 262_145,
         };
-        index.insert(&ChunkId::of(&number.to_le_bytes()), place);
+        index.insert(&Hashing::PLAIN.chunk_id(&number.to_le_bytes()), place);
     }
     let peak = PEAK.load(Ordering::SeqCst) - before;
     assert_eq!(ALLOCATED.load(Ordering::SeqCst) - before, index.bytes());
