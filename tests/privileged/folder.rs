@@ -141,16 +141,13 @@ fn below_the_mount_point_of_a_disk_that_is_not_mounted_nothing_is_made() {
     assert_eq!(left.count(), 0);
 }
 
-/// FAT has neither links nor owners. A kernel that cannot mount it, as those of small virtual
-/// machines, has nothing to show here: what such a filesystem answers is shown without root by
+/// FAT has neither links nor owners. Kernels of small virtual machines cannot mount it, so this
+/// runs only when asked for; what such a filesystem answers is shown without root by
 /// `tests/e2e/standalone/folder.rs`.
 #[test]
+#[ignore = "needs a kernel that mounts vfat"]
 fn a_stick_with_fat_holds_a_repository() {
-    let Some(filesystem) = Folder::on_fat(256 * MIB) else {
-        eprintln!("this kernel has no vfat: not shown");
-        return;
-    };
-    let bed = Bed::on(filesystem);
+    let bed = Bed::on(Folder::on_fat(256 * MIB));
     for name in ["one", "two"] {
         assert_ended(&bed.back_up(name), 0, "");
     }
