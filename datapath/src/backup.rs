@@ -77,8 +77,8 @@ pub async fn run(
     let (closed, arena) = (reader.closed(), reader.arena());
     let chunks = reader.read_and_hash(plan, repository.hashing(), progress);
     let work = async {
-        let throttle = Arc::clone(repository.store().throttle());
-        let signs = Signs { arena, throttle };
+        let part_bytes = settings.data_packs.part_bytes;
+        let signs = Signs::new(arena, repository.store(), part_bytes);
         let window = Window::new(compressors, settings.compression, signs, progress);
         let writer = Writer::begin(repository, log, session, volume_bytes, settings, window);
         let written = stop

@@ -102,4 +102,28 @@ mod tests {
         settings.data_packs.part_bytes = 512 << 20;
         assert!(settings.slots(64 << 10) > (1 << 30) / (64 << 10));
     }
+
+    #[test]
+    fn compressors_leave_three_quarters_of_the_buffers_unless_there_is_only_one() {
+        for compression in ["auto", "none", "lz4", "zstd-9", "zstd-19"] {
+            for (chunk_bytes, buffer_bytes) in [
+                (64 << 10, 2 << 20),
+                (256 << 10, 96 << 20),
+                (4 << 20, 96 << 20),
+            ] {
+                let settings = Settings {
+                    compression: compression.parse().expect("a compression"),
+                    buffer_bytes,
+                    ..Settings::default()
+                };
+                let size = ChunkSize::new(chunk_bytes).expect("valid");
+                let (count, bytes) = settings.compressors(size);
+                assert!(count >= 1);
+                assert!(
+                    count == 1 || bytes <= buffer_bytes / 4,
+                    "{compression} {chunk_bytes}"
+                );
+            }
+        }
+    }
 }

@@ -22,7 +22,7 @@ use crate::{
     format::pack::Place,
     progress::Progress,
     stages::Stage,
-    store::Throttle,
+    store::ObjectStore,
     tasks::joined,
 };
 
@@ -45,19 +45,33 @@ pub(crate) struct Window {
 
 /// By what one sees whether the store keeps up.
 pub(crate) struct Signs {
-    pub(crate) arena: Arena,
-    pub(crate) throttle: Arc<Throttle>,
+    arena: Arena,
+    store: Arc<dyn ObjectStore>,
+    /// Until so much was sent, nobody knows how fast the store is.
+    proof_bytes: u64,
 }
 
 impl Signs {
-    /// Whether it has every buffer that others wait for.
-    fn store_is_behind(&self) -> bool {
-        !self.arena.has_free_slot()
+    /// Those of a backup that begins now, with its chunks in slots of `arena`. The store's speed is
+    /// known when it has acknowledged a part.
+    pub(crate) fn new(arena: Arena, store: &Arc<dyn ObjectStore>, part_bytes: u32) -> Self {
+        Self {
+            arena,
+            store: Arc::clone(store),
+            proof_bytes: store.meter().sent() + u64::from(part_bytes),
+        }
     }
 
-    /// Whether it would hardly have taken more, if there had been more.
-    fn store_is_busy(&self) -> bool {
-        self.throttle.under_way() * 2 >= self.throttle.limit()
+    /// Whether it has all transfers that it may have, or every buffer that others wait for.
+    fn store_is_behind(&self) -> bool {
+        let throttle = self.store.throttle();
+        throttle.under_way() >= throttle.limit() || !self.arena.has_free_slot()
+    }
+
+    /// Whether it would have taken more, if there had been more.
+    fn store_idles(&self) -> bool {
+        let throttle = self.store.throttle();
+        throttle.under_way() * 2 < throttle.limit() && self.store.meter().sent() >= self.proof_bytes
     }
 }
 
@@ -143,14 +157,10 @@ impl Window {
     }
 
     fn what_is_waited_for(&self) -> WaitFor {
-        if self.is_last_in || !self.has_room() {
-            if self.signs.store_is_busy() {
-                WaitFor::Nothing
-            } else {
-                WaitFor::Compression
-            }
-        } else if self.signs.store_is_behind() {
+        if self.signs.store_is_behind() {
             WaitFor::Store
+        } else if !self.has_room() && self.signs.store_idles() {
+            WaitFor::Compression
         } else {
             WaitFor::Nothing
         }
@@ -245,17 +255,15 @@ mod tests {
     use crate::{
         chunk::RawChunk,
         format::name::{PackName, SessionId},
+        store::fake::FakeStore,
     };
 
     const CHUNK_BYTES: usize = 64 << 10;
 
-    impl Signs {
-        fn calm(arena: &Arena) -> Self {
-            Self {
-                arena: arena.clone(),
-                throttle: Throttle::new(8),
-            }
-        }
+    /// Of a store that keeps up.
+    fn calm(arena: &Arena) -> Signs {
+        let store: Arc<dyn ObjectStore> = Arc::new(FakeStore::new());
+        Signs::new(arena.clone(), &store, 0)
     }
 
     fn place(ordinal: u32) -> Place {
@@ -280,12 +288,7 @@ mod tests {
 
     /// A window that holds chunks of these fills, one behind the other; dedupe knows those of 9.
     async fn filled(arena: &Arena, compression: Compression, fills: &[u8]) -> Window {
-        let mut window = Window::new(
-            fills.len(),
-            compression,
-            Signs::calm(arena),
-            &Arc::default(),
-        );
+        let mut window = Window::new(fills.len(), compression, calm(arena), &Arc::default());
         for (at, &fill) in fills.iter().enumerate() {
             match chunk(arena, at as u64, fill).await {
                 Hashed::Data(known) if fill == 9 => {
@@ -337,10 +340,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_store_is_behind_with_all_transfers_or_buffers_and_idles_when_it_took_a_part() {
+        let arena = Arena::new(1, CHUNK_BYTES).expect("mmap");
+        let store: Arc<dyn ObjectStore> = Arc::new(FakeStore::new());
+        let signs = Signs::new(arena.clone(), &store, 100);
+        assert!(
+            !signs.store_is_behind() && !signs.store_idles(),
+            "not known yet"
+        );
+        store.meter().add_sent(100);
+        assert!(!signs.store_is_behind() && signs.store_idles());
+
+        let slot = arena.acquire().await;
+        assert!(signs.store_is_behind());
+        drop(slot);
+        let throttle = store.throttle();
+        let mut transfers = Vec::new();
+        while transfers.len() < throttle.limit() {
+            assert!(!signs.store_is_behind());
+            transfers.push(throttle.acquire().await);
+            assert_eq!(signs.store_idles(), transfers.len() * 2 < throttle.limit());
+        }
+        assert!(signs.store_is_behind());
+    }
+
+    #[tokio::test]
     async fn no_more_chunks_are_compressed_at_a_time_than_it_has_compressors() {
         let arena = Arena::new(8, CHUNK_BYTES).expect("mmap");
         let lz4 = Compression::Fixed(Effort::Lz4);
-        let mut window = Window::new(2, lz4, Signs::calm(&arena), &Arc::default());
+        let mut window = Window::new(2, lz4, calm(&arena), &Arc::default());
         for fill in [7, 8] {
             assert!(window.has_room());
             let Hashed::Data(new) = chunk(&arena, fill.into(), fill).await else {
