@@ -8,7 +8,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use futures::{StreamExt, TryStreamExt, stream};
 use ringback_datapath::{
     arena::Arena,
-    chunk::{ChunkId, is_zero},
+    chunk::is_zero,
+    crypt::Hashing,
     device,
     ring::{BlockQueue, IoEngine},
 };
@@ -28,7 +29,7 @@ fn compute(criterion: &mut Criterion) {
     group.throughput(Throughput::Bytes(CHUNK as u64));
     let (data, zeros) = (noise(CHUNK), vec![0; CHUNK]);
     group.bench_function("hash a chunk", |bencher| {
-        bencher.iter(|| ChunkId::of(black_box(&data)));
+        bencher.iter(|| Hashing::PLAIN.chunk_id(black_box(&data)));
     });
     group.bench_function("zero test, all zero", |bencher| {
         bencher.iter(|| is_zero(black_box(&zeros)));

@@ -244,7 +244,7 @@ pub(crate) enum Head {
     /// The codec, read from before the payload.
     Plain(u8),
     /// The codec is sealed with the payload.
-    Sealed(Seal),
+    Sealed(Box<Seal>),
 }
 
 /// What is wrong with a record.
@@ -325,7 +325,7 @@ pub(crate) fn check(
         None => record.split_first().ok_or(Flaw::Length)?,
         Some(seal) => seal.open(record)?.split_last().ok_or(Flaw::Length)?,
     };
-    let (codec, payload) = (*codec, &*payload);
+    let (codec, payload): (u8, &[u8]) = (*codec, payload);
     if payload.len() > chunk_bytes {
         return Err(Flaw::Length);
     }

@@ -147,14 +147,14 @@ fn is_like(sentence: &str, wanted: &str) -> bool {
 }
 
 /// Collects what does not agree with the table.
-struct Judge {
+pub(crate) struct Judge {
     section: &'static str,
     rows: BTreeMap<String, (String, String)>,
     differing: Vec<String>,
 }
 
 impl Judge {
-    fn of(section: &'static str) -> Self {
+    pub(crate) fn of(section: &'static str) -> Self {
         Self {
             section,
             rows: rows(section),
@@ -162,7 +162,7 @@ impl Judge {
         }
     }
 
-    fn hear(&mut self, input: &str, code: &str, sentence: &str) {
+    pub(crate) fn hear(&mut self, input: &str, code: &str, sentence: &str) {
         let row = self.rows.remove(input);
         let agrees = row
             .is_some_and(|(wanted_code, wanted)| code == wanted_code && is_like(sentence, &wanted));
@@ -172,7 +172,7 @@ impl Judge {
         }
     }
 
-    fn end(self) {
+    pub(crate) fn end(self) {
         assert!(
             self.differing.is_empty() && self.rows.is_empty(),
             "section {:?} of {TABLE} should have these rows:\n{}\nand not: {:?}",

@@ -300,6 +300,16 @@ async fn a_refusal_goes_to_standard_error_and_ends_with_the_code_of_its_kind() {
             "there is no bucket \"no-such-bucket\"",
         ),
         ("backup data s3://backups", 2, "no backup name"),
+        (
+            "backup data file:///mnt/usb/team/monday",
+            2,
+            "names a folder; only commands that work by themselves take one",
+        ),
+        (
+            "restore file:///mnt/usb/team/monday again",
+            2,
+            "names a folder; only commands that work by themselves take one",
+        ),
         ("restore s3://backups/team/monday again", 3, "(NotFound)"),
         (
             "restore s3://backups/team/monday again --size 1GiB",

@@ -90,8 +90,7 @@ impl Daemon {
         self.kill();
         self.process = spawn_held(self.folder.path(), &self.environment);
         before(self.process.id());
-        let mut held = self.process.stdin.take().expect("is piped");
-        held.write_all(b"\n").expect("the shell waits for a line");
+        let_go(&mut self.process);
     }
 
     /// Whether somebody can connect.
@@ -275,14 +274,24 @@ fn spawn(folder: &Path, environment: &[(&'static str, String)]) -> Child {
         .expect("the daemon starts")
 }
 
-/// A process that becomes the daemon when it is sent a line.
 fn spawn_held(folder: &Path, environment: &[(&'static str, String)]) -> Child {
-    let mut shell = ringback_by("sh");
-    shell.args(["-c", "read -r line && exec \"$0\" \"$@\"", RINGBACK]);
-    logged(shell, folder, environment)
-        .stdin(Stdio::piped())
+    logged(held(), folder, environment)
         .spawn()
         .expect("a shell starts")
+}
+
+/// A process that becomes the program when it is sent a line.
+pub(crate) fn held() -> Command {
+    let mut shell = ringback_by("sh");
+    shell.args(["-c", "read -r line && exec \"$0\" \"$@\"", RINGBACK]);
+    shell.stdin(Stdio::piped());
+    shell
+}
+
+/// Sends that line.
+pub(crate) fn let_go(held: &mut Child) {
+    let mut shell = held.stdin.take().expect("is piped");
+    shell.write_all(b"\n").expect("the shell waits for a line");
 }
 
 fn logged(mut serve: Command, folder: &Path, environment: &[(&'static str, String)]) -> Command {

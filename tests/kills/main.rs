@@ -4,6 +4,8 @@
 //! A kill hits an exact point: the store stops a request when it has arrived or when it was
 //! applied, or a tracer stops the daemon before a system call ([`tracer`]). What is counted is what
 //! was hit ([`plan`]).
+//!
+//! A command that backs up to a folder is killed in the same way ([`folder`]).
 
 mod bed;
 #[path = "../e2e/client.rs"]
@@ -11,6 +13,7 @@ mod bed;
 mod client;
 #[cfg(feature = "privileged")]
 mod devices;
+mod folder;
 #[path = "../e2e/harness.rs"]
 #[expect(dead_code, reason = "the end-to-end tests ask for more")]
 mod harness;

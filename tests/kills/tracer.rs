@@ -35,7 +35,7 @@ pub(crate) struct Call {
     pub(crate) name: &'static str,
     /// What it concerns; `None` for a ring.
     pub(crate) path: Option<PathBuf>,
-    /// Where a rename leads to.
+    /// Where a rename or a link leads to.
     pub(crate) to: Option<PathBuf>,
     /// For a ring: what the process has open for writing.
     pub(crate) open_for_writing: Vec<PathBuf>,
@@ -224,6 +224,10 @@ impl Looked {
             libc::SYS_openat if self.changes_by_opening() => call("openat", self.path_at(0, 1)),
             libc::SYS_mkdirat => call("mkdirat", self.path_at(0, 1)),
             libc::SYS_unlinkat => call("unlinkat", self.path_at(0, 1)),
+            libc::SYS_linkat => Call {
+                to: self.path_at(2, 3),
+                ..call("linkat", self.path_at(0, 1))
+            },
             libc::SYS_renameat | libc::SYS_renameat2 => Call {
                 to: self.path_at(2, 3),
                 ..call("renameat", self.path_at(0, 1))
@@ -232,6 +236,7 @@ impl Looked {
             libc::SYS_fsync => call("fsync", self.descriptor(0)),
             libc::SYS_fdatasync => call("fdatasync", self.descriptor(0)),
             libc::SYS_write => call("write", self.descriptor(0)),
+            libc::SYS_pwrite64 => call("pwrite64", self.descriptor(0)),
             libc::SYS_ioctl if self.changes_by_ioctl() => call("ioctl", self.descriptor(0)),
             libc::SYS_io_uring_enter if self.arguments.get(1) != Some(&0) => Call {
                 open_for_writing: self.open_for_writing(),

@@ -4,6 +4,7 @@
 mod backup;
 mod bed;
 mod directory;
+mod folder;
 mod full_disk;
 mod standalone;
 mod support;

@@ -56,6 +56,21 @@ impl Folder {
         Folder::on_image(bytes, make_ext4)
     }
 
+    /// On a fresh FAT of this size; `None` where the kernel has none.
+    pub(crate) fn on_fat(bytes: u64) -> Option<Folder> {
+        // Makes the kernel look for its module, where it has modules.
+        let _ = Command::new("mount")
+            .args(["-t", "vfat", "none", "/proc/self/fdinfo"])
+            .stderr(Stdio::null())
+            .status();
+        let known = fs::read_to_string("/proc/filesystems").expect("there is a list");
+        known.lines().any(|line| line.trim() == "vfat").then(|| {
+            Folder::on_image(bytes, |image| {
+                make_filesystem("mkfs.vfat", "dosfstools", &[], image);
+            })
+        })
+    }
+
     fn on_image(bytes: u64, make: impl FnOnce(&Path)) -> Folder {
         let temporary = tempfile::tempdir().expect("a folder in /tmp");
         let image = temporary.path().join("filesystem");

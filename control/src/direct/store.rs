@@ -51,7 +51,7 @@ pub struct Store {
 
 #[derive(Clone)]
 enum Kind {
-    S3(S3Store),
+    S3(Box<S3Store>),
     Folder(FolderStore),
 }
 
@@ -63,7 +63,8 @@ impl Store {
             Place::S3(path, config) => {
                 let credentials = SharedCredentials::new(config.credentials.clone());
                 let (path, patience) = (path.clone(), OPEN_PATIENCE);
-                Kind::S3(S3Store::connect(path, config, credentials, patience, transfers).await)
+                let s3 = S3Store::connect(path, config, credentials, patience, transfers).await;
+                Kind::S3(Box::new(s3))
             }
             Place::Folder(path) => Kind::Folder(FolderStore::open(path.clone(), transfers).await?),
         };
@@ -111,7 +112,7 @@ impl Store {
 
     fn objects(&self) -> &dyn ObjectStore {
         match &self.kind {
-            Kind::S3(s3) => s3,
+            Kind::S3(s3) => s3.as_ref(),
             Kind::Folder(folder) => folder,
         }
     }

@@ -24,3 +24,5 @@ pub(crate) use stretch::{Stretched, Stretching};
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors;

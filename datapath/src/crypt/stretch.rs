@@ -1,6 +1,6 @@
 //! Stretching: from a passphrase to a key, so slowly that guessing does not pay.
 //!
-//! One stretching takes 64 MiB and a good part of a second, so one runs at a time in a process, and
+//! One stretching takes 64 MiB and a fraction of a second, so one runs at a time in a process, and
 //! the last few results are kept: who asks about a repository every half minute pays once.
 
 use std::{

@@ -185,7 +185,7 @@ pub(crate) fn decode<M: Message + Default>(
     let body = unframe(name, object)?;
     let message = match &domain.keys {
         None => body,
-        Some(keys) => open(keys, &header, name, body)?,
+        Some(keys) => open(keys, &header, name, &body)?,
     };
     read_message(message)
 }
@@ -230,7 +230,7 @@ fn seal(
     [&salt[..], &key.seal_once(header, text)].concat()
 }
 
-fn open(keys: &Keys, header: &[u8], name: &str, body: Bytes) -> Result<Bytes, FormatError> {
+fn open(keys: &Keys, header: &[u8], name: &str, body: &[u8]) -> Result<Bytes, FormatError> {
     let short = FormatError::Damaged("it is too short to be sealed");
     let (salt, sealed) = body.split_first_chunk::<SALT_BYTES>().ok_or(short)?;
     let mut sealed = BytesMut::from(sealed);

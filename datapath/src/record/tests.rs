@@ -202,7 +202,7 @@ fn seal_of(chunk: &[u8]) -> Seal {
 fn opened_sealed(record: &[u8], seal: &Seal, chunk_bytes: usize) -> Result<Vec<u8>, Flaw> {
     let arena = arena();
     let mut stored = StoredRecord {
-        head: Head::Sealed(seal.clone()),
+        head: Head::Sealed(Box::new(seal.clone())),
         slot: slot(&arena),
         len: record.len(),
     };

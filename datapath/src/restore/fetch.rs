@@ -104,7 +104,7 @@ impl Restore {
         let mut stream = RecordStream::new(download, start);
         let seal = match record.head {
             Head::Plain(_) => None,
-            Head::Sealed(seal) => Some(seal),
+            Head::Sealed(seal) => Some(*seal),
         };
         stream.read_record(place, record.slot, seal).await
     }
@@ -167,7 +167,7 @@ impl RecordStream {
         self.skip_to(place.offset.into()).await?;
         let mut len = place.stored_bytes as usize;
         let head = match seal {
-            Some(seal) => Head::Sealed(seal),
+            Some(seal) => Head::Sealed(Box::new(seal)),
             None => {
                 let mut codec = [Codec::Raw.byte()];
                 self.read(&mut codec).await?;

@@ -127,8 +127,7 @@ fn file_components(text: &str) -> Result<Vec<String>, InvalidLocation> {
         Some((host, _)) => {
             let host = without_user_info(host);
             return Err(refuse(format!(
-                "has {host:?} where a host's name belongs, and a folder is one of this host's; \
-                 {RIGHT}"
+                "has {host:?} where a host's name belongs, and folders are this host's own; {RIGHT}"
             )));
         }
         None => return Err(refuse(format!("has no absolute path; {RIGHT}"))),
@@ -156,7 +155,7 @@ fn decoded(component: &str) -> Result<String, String> {
     if let Some((at, _)) = component.match_indices('%').find(|(at, _)| !is_escape(*at)) {
         let rest: String = component[at..].chars().take(3).collect();
         return Err(format!(
-            "has {rest:?}, and % begins two hexadecimal digits; write %25 for a percent sign"
+            "has {rest:?}, which is no % with two hexadecimal digits; write %25 for a percent sign"
         ));
     }
     let decoded = percent_decode_str(component)

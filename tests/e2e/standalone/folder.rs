@@ -9,7 +9,10 @@ use std::{
     process::Command,
 };
 
-use nix::{sys::stat::Mode, unistd::mkfifo};
+use nix::{
+    sys::{signal::Signal, stat::Mode},
+    unistd::mkfifo,
+};
 use tempfile::TempDir;
 
 use self::filtered::{Filesystem, on};
@@ -18,9 +21,10 @@ use super::{
     interrupted::{end, start},
 };
 use crate::{
+    bad_input::Judge,
     command_line::{assert_failed, assert_failed_as_json},
     damage::flip,
-    harness::{MIB, RINGBACK, run},
+    harness::{MIB, RINGBACK, run, signal, wait_for},
     store::{assert_same_content, fill},
 };
 
@@ -163,35 +167,66 @@ async fn damage_in_a_folder_is_named_and_nothing_damaged_is_restored() {
     bed.lines(&verify);
 }
 
+/// A refusal of each kind, held against the operators' table.
 #[tokio::test(flavor = "multi_thread")]
-async fn places_and_options_that_make_no_sense_for_a_folder_end_with_2() {
+async fn every_refusal_of_a_folder_has_its_exit_code_and_sentence() {
+    let (bed, place, mut judge) = (
+        Bed::with_disk().await,
+        Repository::new(),
+        Judge::of("Folders"),
+    );
+    let mut hear = |input: &str, command: &mut Command| {
+        let output = run(command);
+        let code = output.status.code().expect("it ends by itself");
+        let said = String::from_utf8(output.stderr).expect("text");
+        let said = said.replace(&place.path().display().to_string(), "/FOLDER");
+        judge.hear(input, &format!("exit {code}"), said.trim_end());
+    };
+    let to = |place: &str| bed.command(&format!("backup ./disk.img {place}"));
+    for (input, url) in [
+        ("a host", "file://usb/repo/monday"),
+        ("a relative path", "file:repo/monday"),
+        ("no folder", "file:///monday"),
+        ("`..`", "file:///mnt/../monday"),
+        ("a percent sign", "file:///mnt/100%/monday"),
+        ("an escaped slash", "file:///mnt/a%2Fb/monday"),
+        ("a query", "file:///mnt/a?b/monday"),
+        ("a name of the format", "file:///mnt/repo/log"),
+    ] {
+        hear(input, &mut to(url));
+    }
+    let url = place.url("");
+    hear(
+        "an option for S3",
+        to(&format!("{url}/monday")).args(["--endpoint", "http://store"]),
+    );
+    hear("folder missing", &mut to(&place.url("/usb/monday")));
+    fs::write(place.path().join("image"), "x").expect("writes");
+    hear("a file in its place", &mut to(&place.url("/image/monday")));
+    hear(
+        "repository missing",
+        &mut bed.command(&format!("list {url}")),
+    );
+    let mut worse = to(&place.url("/monday"));
+    hear(
+        "neither links nor exclusive renames",
+        on(&mut worse, Filesystem::WithNeither),
+    );
+    let inner = place.path().join("data/inner");
+    fs::create_dir_all(inner).expect("makes folders");
+    fs::write(place.path().join("repository"), "x").expect("writes");
+    hear(
+        "inside another repository",
+        &mut to(&place.url("/data/inner/monday")),
+    );
+    judge.end();
+    assert_eq!(bed.store.requests(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn options_for_s3_and_places_in_the_wrong_order_end_with_2_and_nothing_is_made() {
     let (bed, repository) = (Bed::with_disk().await, Repository::new());
     let url = repository.url("");
-    for (place, says) in [
-        (
-            "file://usb/repo/monday",
-            "has \"usb\" where a host's name belongs",
-        ),
-        (
-            "file://localhost/repo/monday",
-            "should be file:///absolute/path",
-        ),
-        ("file:repo/monday", "has no absolute path"),
-        ("file:///monday", "names no folder for the repository"),
-        ("file:///mnt/../monday", "write the path out"),
-        ("file:///mnt/100%/monday", "write %25 for a percent sign"),
-        (
-            "file:///mnt/a%2Fb/monday",
-            "has the character '/' in a name",
-        ),
-        (&format!("{url}/log"), "keeps for itself"),
-        (
-            &format!("{url}/"),
-            "ends with a slash and so names no backup",
-        ),
-    ] {
-        bed.assert_fails(&format!("backup ./disk.img {place}"), 2, says);
-    }
     for option in [
         "--endpoint http://store",
         "--profile p",
@@ -216,14 +251,9 @@ async fn places_and_options_that_make_no_sense_for_a_folder_end_with_2() {
         2,
         "is a place for backups; `ringback backup` takes what to back up first",
     );
-    let mut encrypted = bed.command(&format!("backup ./disk.img {url}/monday"));
-    let output = run(encrypted.env("RINGBACK_ENCRYPTION_KEY", "passphrase"));
-    assert_failed(&output, 1, "does not encrypt");
-    assert_eq!(
-        repository.files(""),
-        [""; 0].map(PathBuf::from),
-        "nothing was made"
-    );
+    let says = "ends with a slash and so names no backup";
+    bed.assert_fails(&format!("backup ./disk.img {url}/"), 2, says);
+    assert_eq!(repository.files(""), [""; 0].map(PathBuf::from));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -275,9 +305,6 @@ async fn a_folder_that_is_not_there_or_not_a_repository_s_is_not_made_one_by_mis
         3,
         "\"friday\"",
     );
-    // The other way round: a disk's image is no folder.
-    let image = format!("file://{}/monday", bed.path("disk.img").display());
-    bed.assert_fails(&format!("backup ./disk.img {image}"), 7, "Not a directory");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -380,6 +407,28 @@ async fn eight_processes_that_back_up_to_one_folder_at_once_all_have_their_backu
         );
     }
     assert_eq!(repository.files(".uploads"), [""; 0].map(PathBuf::from));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_backup_leaves_no_draft_and_the_next_goes_on_with_its_packs() {
+    let (bed, repository) = (Bed::new().await, Repository::new());
+    let disk = bed.disk("disk.img", 300 * MIB);
+    fill(&disk, 0, 300 * MIB, "large");
+    let arguments = format!("backup ./disk.img {}", repository.url("/monday"));
+    let running = start(&mut bed.command(&arguments));
+    wait_for("a pack", async || {
+        (!repository.files("data").is_empty()).then_some(())
+    })
+    .await;
+    signal(running.id(), Signal::SIGINT);
+    let output = end(running).await;
+    assert_failed(&output, 130, "interrupted");
+    assert_eq!(repository.files(".uploads"), [""; 0].map(PathBuf::from));
+    assert_eq!(repository.files("log"), [""; 0].map(PathBuf::from));
+    let made = bed.json(&arguments);
+    let new = made["backup"]["new_bytes"].as_u64().expect("a number");
+    assert!(new < 300 * MIB, "{new}");
+    bed.lines(&format!("verify {} --data", repository.url("")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,7 +16,7 @@ use nix::{
 use super::{
     super::{Payload, PutNew, StoreError},
     error::{FolderError, FolderTrouble},
-    root::{Root, UPLOADS, joined},
+    root::{Root, UPLOADS},
 };
 use crate::format::name::random;
 
@@ -30,7 +30,7 @@ pub(super) enum Purpose {
 }
 
 impl Purpose {
-    fn ending(self) -> &'static str {
+    pub(super) fn ending(self) -> &'static str {
         match self {
             Self::Put => ".put",
             Self::Upload => ".upload",
@@ -190,36 +190,8 @@ pub(super) fn put(
     })
 }
 
-/// Removes the drafts of objects below `prefix`, and those of calls that ended without their end
-/// whatever they were for; how many.
-pub(super) fn sweep(root: &Root, prefix: &str) -> Result<usize, StoreError> {
-    let mut removed = 0;
-    let below = flat(prefix);
-    for entry in root.entries(UPLOADS)? {
-        let name = joined(UPLOADS, &entry.name);
-        let is_left = entry.name.starts_with(&below)
-            || (entry.name.ends_with(Purpose::Put.ending()) && is_nobodys(root, &name));
-        if entry.is_folder || !is_left {
-            continue;
-        }
-        match root.remove(&name) {
-            Ok(()) => removed += 1,
-            // Its owner has ended it in the meantime.
-            Err(Errno::ENOENT) => {}
-            Err(errno) => return Err(root.failed("remove", &name, errno)),
-        }
-    }
-    Ok(removed)
-}
-
-/// Whether the writer of a draft is gone: its lock went with it.
-fn is_nobodys(root: &Root, draft: &str) -> bool {
-    root.open_to_lock(draft)
-        .is_ok_and(|file| file.try_lock().is_ok())
-}
-
 /// An object's name as part of a file's.
-fn flat(object: &str) -> String {
+pub(super) fn flat(object: &str) -> String {
     object.replace('/', "+")
 }
 
@@ -245,15 +217,15 @@ fn check_name(root: &Root, object: &str) -> Result<(), StoreError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::{cell::Cell, fs, thread};
 
     use bytes::Bytes;
 
     use super::*;
-    use crate::store::url::RepositoryUrl;
+    use crate::store::{folder::listing::entries, url::RepositoryUrl};
 
-    fn folder() -> (tempfile::TempDir, Arc<Root>) {
+    pub(in crate::store::folder) fn folder() -> (tempfile::TempDir, Arc<Root>) {
         let folder = tempfile::tempdir().expect("a folder");
         let root = opened(folder.path());
         (folder, root)
@@ -280,7 +252,7 @@ mod tests {
         let linked = draft(&root);
         root.link(&linked.name, "log/1").expect("links");
         assert_eq!(linked.publish_new().expect("asked"), Published::Done);
-        assert!(root.entries(UPLOADS).expect("listed").is_empty());
+        assert!(entries(&root, UPLOADS).expect("listed").is_empty());
 
         let renamed = draft(&root);
         root.rename(&renamed.name, "log/1").expect("renames");
@@ -308,24 +280,6 @@ mod tests {
         assert_eq!(outcome.expect("put"), PutNew::Created);
         let read = fs::read(folder.path().join("log/1")).expect("is there");
         assert_eq!(read, b"one");
-    }
-
-    #[test]
-    fn a_sweep_takes_what_nobody_writes_any_more_and_what_is_below_its_prefix() {
-        let (_folder, root) = folder();
-        let live = Draft::begin(&root, "refs/1", Purpose::Put).expect("begun");
-        let upload = Draft::begin(&root, "data/2/1", Purpose::Upload).expect("begun");
-        for (object, purpose) in [
-            ("data/1/1", Purpose::Upload),
-            ("data/1/2", Purpose::Put),
-            ("log/1", Purpose::Put),
-        ] {
-            drop(Draft::begin(&root, object, purpose).expect("begun"));
-        }
-        assert_eq!(sweep(&root, "data/1/").expect("swept"), 3);
-        assert_eq!(sweep(&root, "data/1/").expect("swept"), 0);
-        assert_eq!(live.publish().expect("asked"), Published::Done);
-        assert_eq!(upload.publish().expect("asked"), Published::Done);
     }
 
     #[test]

@@ -12,7 +12,9 @@ mod calls;
 mod download;
 mod draft;
 mod error;
+mod listing;
 mod root;
+mod sweep;
 mod upload;
 
 use std::{sync::Arc, time::Duration};
@@ -26,8 +28,10 @@ use tokio_util::task::TaskTracker;
 use self::{
     calls::Calls,
     download::FileDownload,
-    draft::{Draft, put, sweep},
-    root::{Root, UPLOADS, joined},
+    draft::{Draft, put},
+    listing::list,
+    root::Root,
+    sweep::sweep,
     upload::FileUpload,
 };
 use super::{
@@ -198,39 +202,4 @@ fn delete(root: &Root, object: &str) -> Result<(), StoreError> {
         Err(Errno::ENOENT) => Ok(()),
         Err(errno) => Err(root.failed("remove", object, errno)),
     }
-}
-
-/// Objects below `prefix`, which may end in the middle of a component. Folders are read in any
-/// order; that of whole names is another than that of each folder's (`a-b` comes before `a/b`).
-fn list(root: &Root, prefix: &str, after: Option<&str>) -> Result<Vec<Listed>, StoreError> {
-    let mut folders = vec![
-        prefix
-            .rsplit_once('/')
-            .map_or("", |(folder, _)| folder)
-            .to_owned(),
-    ];
-    let mut listed = Vec::new();
-    while let Some(folder) = folders.pop() {
-        for entry in root.entries(&folder)? {
-            let name = joined(&folder, &entry.name);
-            if name == UPLOADS {
-                continue;
-            }
-            if entry.is_folder {
-                let below = format!("{name}/");
-                if below.starts_with(prefix) || prefix.starts_with(&below) {
-                    folders.push(name);
-                }
-            } else if name.starts_with(prefix) && after.is_none_or(|after| name.as_str() > after) {
-                match root.size(&name) {
-                    Ok(bytes) => listed.push(Listed { name, bytes }),
-                    // Gone since.
-                    Err(StoreError::NotFound { .. }) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-    }
-    listed.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(listed)
 }

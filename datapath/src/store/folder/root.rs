@@ -13,7 +13,6 @@ use std::{
 };
 
 use nix::{
-    dir::{Dir, Type},
     errno::Errno,
     fcntl::{AtFlags, OFlag, RenameFlags, open, openat, renameat, renameat2},
     sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat},
@@ -40,14 +39,10 @@ const FOLDER_FLAGS: OFlag = OFlag::O_RDONLY
 pub(super) struct Root {
     folder: OwnedFd,
     path: PathBuf,
+    /// Some filesystems count no links, not even of what is there.
+    counts_links: bool,
     /// Folders that are there for good: their entries, and those above, were synced by us.
     durable: Mutex<HashSet<String>>,
-}
-
-/// An entry of a folder.
-pub(super) struct Entry {
-    pub(super) name: String,
-    pub(super) is_folder: bool,
 }
 
 impl Root {
@@ -57,11 +52,13 @@ impl Root {
         let failed = |error: io::Error| FolderError::of("open the folder", path.to_owned(), &error);
         let folder =
             open(path, FOLDER_FLAGS, Mode::empty()).map_err(|error| failed(error.into()))?;
+        let about = fstat(&folder).map_err(|error| failed(error.into()))?;
         let real = path.canonicalize().map_err(failed)?;
         check_surroundings(&real)?;
         Ok(Self {
             folder,
             path: path.to_owned(),
+            counts_links: about.st_nlink > 0,
             durable: Mutex::default(),
         })
     }
@@ -112,9 +109,8 @@ impl Root {
 
     /// Only regular files are objects.
     fn length(&self, name: &str, about: &FileStat) -> Result<u64, StoreError> {
-        let kind = SFlag::from_bits_truncate(about.st_mode & SFlag::S_IFMT.bits());
         match u64::try_from(about.st_size) {
-            Ok(bytes) if kind == SFlag::S_IFREG => Ok(bytes),
+            Ok(bytes) if kind(about) == SFlag::S_IFREG => Ok(bytes),
             _ => Err(self.not_found(name)),
         }
     }
@@ -157,6 +153,11 @@ impl Root {
         Ok(())
     }
 
+    pub(super) fn open_folder(&self, name: &str) -> Result<OwnedFd, Errno> {
+        let place = if name.is_empty() { "." } else { name };
+        openat(&self.folder, place, FOLDER_FLAGS, Mode::empty())
+    }
+
     /// A folder that is there when this returns, for now at least.
     pub(super) fn make_folder(&self, name: &str) -> Result<(), StoreError> {
         match mkdirat(&self.folder, name, FOLDER_MODE) {
@@ -167,9 +168,8 @@ impl Root {
 
     /// Makes it sure that names in the folder of `name` stay as they are.
     pub(super) fn sync_folder_of(&self, name: &str) -> Result<(), StoreError> {
-        let folder = folder_of(name);
-        let place = if folder.is_empty() { "." } else { folder };
-        let synced = openat(&self.folder, place, FOLDER_FLAGS, Mode::empty()).and_then(sync_folder);
+        let folder = name.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let synced = self.open_folder(folder).and_then(|it| sync_folder(&it));
         synced.map_err(|errno| self.failed("sync the folder", folder, errno))
     }
 
@@ -184,9 +184,9 @@ impl Root {
         if self.durable().contains("") {
             return Ok(());
         }
-        let synced = openat(&self.folder, "..", FOLDER_FLAGS, Mode::empty()).and_then(|above| {
+        let synced = self.open_folder("..").and_then(|above| {
             if fstat(&above)?.st_dev == fstat(&self.folder)?.st_dev {
-                sync_folder(above)?;
+                sync_folder(&above)?;
             }
             Ok(())
         });
@@ -197,55 +197,6 @@ impl Root {
         }
         self.durable().insert(String::new());
         Ok(())
-    }
-
-    /// What is in a folder, without what is neither a folder nor a regular file, and without names
-    /// that are no text: nothing of the kind is ringback's. A folder that is not there is empty.
-    pub(super) fn entries(&self, folder: &str) -> Result<Vec<Entry>, StoreError> {
-        let failed = |errno| self.failed("list the folder", folder, errno);
-        let place = if folder.is_empty() { "." } else { folder };
-        let mut listed = match Dir::openat(&self.folder, place, FOLDER_FLAGS, Mode::empty()) {
-            Ok(listed) => listed,
-            Err(Errno::ENOENT | Errno::ENOTDIR) => {
-                return self.check_is_there().map(|()| Vec::new());
-            }
-            Err(errno) => return Err(failed(errno)),
-        };
-        let mut entries = Vec::new();
-        for entry in listed.iter() {
-            let entry = entry.map_err(failed)?;
-            let Ok(name) = entry.file_name().to_str() else {
-                continue;
-            };
-            if matches!(name, "." | "..") {
-                continue;
-            }
-            let is_folder = match entry.file_type().or_else(|| self.type_of(folder, name)) {
-                Some(Type::Directory) => true,
-                Some(Type::File) => false,
-                _ => continue,
-            };
-            entries.push(Entry {
-                name: name.to_owned(),
-                is_folder,
-            });
-        }
-        if entries.is_empty() {
-            self.check_is_there()?;
-        }
-        Ok(entries)
-    }
-
-    /// For filesystems whose listings do not tell.
-    fn type_of(&self, folder: &str, name: &str) -> Option<Type> {
-        let about = self.about(&joined(folder, name)).ok()?;
-        let kind = SFlag::from_bits_truncate(about.st_mode & SFlag::S_IFMT.bits());
-        [
-            (SFlag::S_IFDIR, Type::Directory),
-            (SFlag::S_IFREG, Type::File),
-        ]
-        .into_iter()
-        .find_map(|(flag, it)| (flag == kind).then_some(it))
     }
 
     pub(super) fn not_found(&self, name: &str) -> StoreError {
@@ -274,7 +225,12 @@ impl Root {
         } else {
             self.path.join(name)
         };
-        FolderError::of(what, path, &error.into()).into()
+        let error = error.into();
+        if error.raw_os_error() == Some(Errno::ENOENT as i32) {
+            let reason = "a folder above it was removed meanwhile";
+            return FolderError::new(what, path, FolderTrouble::Broken, reason).into();
+        }
+        FolderError::of(what, path, &error).into()
     }
 
     /// An object could not be looked at.
@@ -290,8 +246,8 @@ impl Root {
 
     /// An object's bytes could not be read: they alone, or nothing any more.
     pub(super) fn unreadable(&self, name: &str, error: &io::Error) -> StoreError {
-        let is_alone = sync_folder_at(&self.folder).is_ok();
-        if error.raw_os_error() == Some(Errno::EIO as i32) && is_alone {
+        let is_of_the_disk = error.raw_os_error() == Some(Errno::EIO as i32);
+        if is_of_the_disk && sync_folder(&self.folder).is_ok() {
             return StoreError::Unreadable {
                 object: self.shown(name),
                 reason: error.to_string(),
@@ -301,9 +257,9 @@ impl Root {
     }
 
     /// A folder that was removed while we have it open is empty for ever.
-    fn check_is_there(&self) -> Result<(), StoreError> {
+    pub(super) fn check_is_there(&self) -> Result<(), StoreError> {
         match fstat(&self.folder) {
-            Ok(about) if about.st_nlink > 0 => Ok(()),
+            Ok(about) if about.st_nlink > 0 || !self.counts_links => Ok(()),
             Ok(_) => {
                 let reason = "it was removed; nothing can be kept there any more";
                 let path = self.path.clone();
@@ -344,28 +300,47 @@ fn check_surroundings(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "closes it")]
-fn sync_folder(folder: OwnedFd) -> Result<(), Errno> {
-    sync_folder_at(&folder)
-}
-
 /// Some network filesystems have nothing to do there and say that it is invalid.
-fn sync_folder_at(folder: &OwnedFd) -> Result<(), Errno> {
+fn sync_folder(folder: &OwnedFd) -> Result<(), Errno> {
     match nix::unistd::fsync(folder) {
         Err(Errno::EINVAL) => Ok(()),
         synced => synced,
     }
 }
 
-/// The folder that `name` lies in.
-fn folder_of(name: &str) -> &str {
-    name.rsplit_once('/').map_or("", |(folder, _)| folder)
+/// A file's type.
+pub(super) fn kind(about: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(about.st_mode & SFlag::S_IFMT.bits())
 }
 
-pub(super) fn joined(folder: &str, name: &str) -> String {
-    if folder.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{folder}/{name}")
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+    use crate::store::url::RepositoryUrl;
+
+    #[test]
+    fn bytes_that_cannot_be_read_in_a_folder_that_is_well_are_damage_to_their_object() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let url = format!("file://{}", folder.path().display());
+        let Ok(RepositoryUrl::Folder(path)) = RepositoryUrl::parse(&url) else {
+            panic!("{url} is a file URL");
+        };
+        let root = Root::open(&path).expect("opens");
+        // Nothing is mapped at 0: the kernel says EIO, as of a sector that is gone.
+        let memory = File::open("/proc/self/mem").expect("opens");
+        let error = memory.read_at(&mut [0], 0).expect_err("cannot be read");
+        let unreadable = root.unreadable("data/1/1", &error);
+        assert!(matches!(unreadable, StoreError::Unreadable { .. }));
+        assert_eq!(
+            unreadable.to_string(),
+            format!(
+                "the object {}/data/1/1 cannot be read: Input/output error (os error 5)",
+                folder.path().display()
+            )
+        );
+        let stale = root.unreadable("data/1/1", &Errno::ESTALE.into());
+        assert!(matches!(stale, StoreError::Folder(_)), "{stale}");
     }
 }

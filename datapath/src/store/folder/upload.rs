@@ -98,7 +98,10 @@ impl Upload for FileUpload {
 
     async fn abort(&self) {
         let draft = Arc::clone(&self.draft);
-        let removed = self.store.call(move |_| Ok(draft.remove()));
+        let removed = self.store.call(move |_| {
+            draft.remove();
+            Ok(())
+        });
         if timeout(ABORT_PATIENCE, removed).await.is_err() {
             tracing::warn!(
                 object = self.object,
