@@ -7,6 +7,7 @@
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -97,6 +98,13 @@ def pages():
     print(f"{len(dumped)} objects as on the pages")
 
 
+def json_of(content):
+    """Indented, with the innermost lists and objects each on one line."""
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    innermost = re.compile(r"[\[{][^\[\]{}]*[\]}]")
+    return innermost.sub(lambda found: re.sub(r"\s*\n\s*", " ", found[0]), text) + "\n"
+
+
 class Content:
     """Hash of a volume's bytes, without holding them all."""
 
@@ -159,8 +167,7 @@ def write(folder):
             for name, it in held.items()},
         "changes": failures}
     for name, content in (("expected", expected), ("primitives", known_answers())):
-        text = json.dumps(content, indent=1, ensure_ascii=False)
-        Path(folder, f"{name}.json").write_text(text + "\n")
+        Path(folder, f"{name}.json").write_text(json_of(content))
 
 
 def changed(objects_of, change):
