@@ -15,7 +15,7 @@ use clap::{Args, Subcommand};
 use futures::executor::block_on;
 use ringback_datapath::{
     arena::{Arena, Slot},
-    device::{self, Device, DeviceError},
+    device::{self, Device},
 };
 
 use crate::{
@@ -62,10 +62,10 @@ impl Raw {
     pub fn run(&self) -> Result<(), Error> {
         match self {
             Self::Put(work) => {
-                work.from_volume(|work, bucket, piece, bytes| bucket.put(&work.key(piece), bytes))
+                work.read_volume(|work, bucket, piece, bytes| bucket.put(&work.key(piece), bytes))
             }
-            Self::Read(work) => work.from_volume(|_, _, _, _| Ok(())),
-            Self::Get(work) => work.to_volume(),
+            Self::Read(work) => work.read_volume(|_, _, _, _| Ok(())),
+            Self::Get(work) => work.fill_volume(),
         }
     }
 }
@@ -80,11 +80,11 @@ impl Work {
         Bucket::at(&address)
     }
 
-    fn from_volume(
+    fn read_volume(
         &self,
         give: fn(&Self, &Bucket, u64, &[u8]) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let device = device::open_for_read(&self.volume, true).map_err(unopened)?;
+        let device = device::open_for_read(&self.volume, true)?;
         self.for_each_piece(&device, |bucket, piece, range, slot| {
             let bytes = &mut slot[..range];
             let offset = piece * PIECE_BYTES;
@@ -96,8 +96,8 @@ impl Work {
         })
     }
 
-    fn to_volume(&self) -> Result<(), Error> {
-        let device = device::open_for_write(&self.volume).map_err(unopened)?;
+    fn fill_volume(&self) -> Result<(), Error> {
+        let device = device::open_for_write(&self.volume)?;
         self.for_each_piece(&device, |bucket, piece, range, slot| {
             let bytes = &mut slot[..range];
             bucket.get(&self.key(piece), 0, bytes)?;
@@ -136,12 +136,7 @@ impl Work {
             let threads: Vec<_> = (0..self.transfers).map(|_| scope.spawn(worker)).collect();
             threads
                 .into_iter()
-                .map(|thread| thread.join().expect("a worker returns its errors"))
-                .collect()
+                .try_for_each(|thread| thread.join().expect("a worker returns its errors"))
         })
     }
-}
-
-fn unopened(error: DeviceError) -> Error {
-    Error::Other(error.to_string())
 }
