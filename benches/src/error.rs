@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ringback_datapath::device::DeviceError;
+
 /// Why something was not measured.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -18,6 +20,9 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// A volume cannot be opened.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// A program did not start.
     #[error("cannot start {program}: {source}")]
     Start {

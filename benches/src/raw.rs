@@ -15,7 +15,7 @@ use clap::{Args, Subcommand};
 use futures::executor::block_on;
 use ringback_datapath::{
     arena::{Arena, Slot},
-    device::{self, Device, DeviceError},
+    device::{self, Device},
 };
 
 use crate::{
@@ -65,7 +65,7 @@ impl Raw {
                 work.read_volume(|work, bucket, piece, bytes| bucket.put(&work.key(piece), bytes))
             }
             Self::Read(work) => work.read_volume(|_, _, _, _| Ok(())),
-            Self::Get(work) => work.write_volume(),
+            Self::Get(work) => work.fill_volume(),
         }
     }
 }
@@ -84,7 +84,7 @@ impl Work {
         &self,
         give: fn(&Self, &Bucket, u64, &[u8]) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let device = device::open_for_read(&self.volume, true).map_err(|error| unopened(&error))?;
+        let device = device::open_for_read(&self.volume, true)?;
         self.for_each_piece(&device, |bucket, piece, range, slot| {
             let bytes = &mut slot[..range];
             let offset = piece * PIECE_BYTES;
@@ -96,8 +96,8 @@ impl Work {
         })
     }
 
-    fn write_volume(&self) -> Result<(), Error> {
-        let device = device::open_for_write(&self.volume).map_err(|error| unopened(&error))?;
+    fn fill_volume(&self) -> Result<(), Error> {
+        let device = device::open_for_write(&self.volume)?;
         self.for_each_piece(&device, |bucket, piece, range, slot| {
             let bytes = &mut slot[..range];
             bucket.get(&self.key(piece), 0, bytes)?;
@@ -139,8 +139,4 @@ impl Work {
                 .try_for_each(|thread| thread.join().expect("a worker returns its errors"))
         })
     }
-}
-
-fn unopened(error: &DeviceError) -> Error {
-    Error::Other(error.to_string())
 }

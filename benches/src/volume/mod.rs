@@ -130,9 +130,7 @@ impl Workload {
 impl Volume {
     /// A device, or a file of somebody else's: it is read as it is.
     pub fn given(path: &Path) -> Result<Self, Error> {
-        let bytes = device::open_for_read(path, false)
-            .map_err(|error| Error::Other(error.to_string()))?
-            .size_bytes;
+        let bytes = device::open_for_read(path, false)?.size_bytes;
         Ok(Self {
             path: path.to_owned(),
             bytes,
