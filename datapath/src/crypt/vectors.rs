@@ -16,7 +16,7 @@ use crate::{
     repository::Repository,
     restore::{self, Backup},
     settings::Settings,
-    store::{ObjectStore, folder::FolderStore, location::Secret, url::RepositoryUrl},
+    store::{folder::FolderStore, location::Secret, url::RepositoryUrl},
 };
 
 fn folder() -> PathBuf {
