@@ -4,6 +4,7 @@
 //! errors go to standard error. Exit codes are in [`exit`].
 
 mod backup;
+mod cache;
 mod client;
 mod demo;
 mod exit;

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ringback_datapath::{ring::IoEngine, store::Authorities};
+use ringback_datapath::{ring::IoEngine, settings::CacheSettings, store::Authorities};
 
 use crate::{request::ClassRef, volume::Attach};
 
@@ -16,6 +16,8 @@ mod classes;
 mod file;
 mod sentence;
 mod settings;
+
+pub(crate) use settings::CACHE_MIB;
 
 const MIB_SHIFT: u32 = 20;
 
@@ -130,6 +132,8 @@ pub struct DatapathSettings {
     pub packs_min: u32,
     /// Parts in flight to or from the store.
     pub parts_in_flight: u32,
+    /// Where copies of index segments are kept; `None`: nowhere.
+    pub index_cache: Option<CacheSettings>,
 }
 
 impl DatapathSettings {

@@ -160,9 +160,22 @@ impl Repository {
         object: &str,
         why: &str,
     ) -> Result<M, Error> {
+        let (_, message) = self.fetch_object(kind, object, why).await?;
+        Ok(message)
+    }
+
+    /// The same, with the object's bytes as they lie in the store.
+    pub(crate) async fn fetch_object<M: Message + Default>(
+        &self,
+        kind: ObjectKind,
+        object: &str,
+        why: &str,
+    ) -> Result<(Bytes, M), Error> {
         for tries in 1.. {
             let read = match self.store.get(object).await {
-                Ok(bytes) => self.decode(kind, object, bytes),
+                Ok(bytes) => self
+                    .decode(kind, object, bytes.clone())
+                    .map(|message| (bytes, message)),
                 Err(StoreError::NotFound { .. }) => Err(self.missing(object, why)),
                 Err(error) => Err(error.into()),
             };

@@ -22,7 +22,7 @@ use crate::{
     },
     log::{Committed, Log},
     progress::Progress,
-    ranges::{Range, coalesce},
+    ranges::{Limits, Range, coalesce},
     repository::{FETCH_TRIES, Repository},
     ring::BlockQueue,
     settings::Settings,
@@ -32,12 +32,6 @@ use crate::{
     tasks::{blocking, joined},
     tree::{LeafAt, Tree, fetch_nodes},
 };
-
-/// Unwanted bytes that are fetched along rather than asking twice: at 100 MB/s they take as long
-/// as the round trip they save.
-const GAP_BYTES_MAX: u64 = 1 << 20;
-/// Length of one ranged GET.
-const RANGE_BYTES_MAX: u64 = 8 << 20;
 
 /// A committed backup of one volume, opened.
 #[derive(Debug, Clone)]
@@ -288,7 +282,7 @@ impl Restore {
                 })
             })
             .collect();
-        coalesce(records, GAP_BYTES_MAX, RANGE_BYTES_MAX)
+        coalesce(records, &Limits::CHUNKS)
     }
 
     async fn fetch_range(

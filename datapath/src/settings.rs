@@ -1,5 +1,7 @@
 //! What bounds a job.
 
+use std::path::PathBuf;
+
 use crate::{packer::PackSizes, ring::IoEngine};
 
 /// Plain, validated values; every job has its own buffers within them.
@@ -19,10 +21,22 @@ pub struct Settings {
     pub packs_min: u32,
     /// Memory for the index of known chunks, in bytes.
     pub index_bytes: usize,
+    /// Copies of index segments on this host; `None`: all are fetched each time.
+    pub index_cache: Option<CacheSettings>,
     /// Chunk size of repositories that are made anew.
     pub chunk_bytes: u32,
     /// Parts and ranged GETs under way at once.
     pub transfers_max: usize,
+}
+
+/// Where copies of index segments are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheSettings {
+    /// Made when it is needed. It must belong to the user of this process, and nobody else may
+    /// write to it.
+    pub folder: PathBuf,
+    /// What all copies together take, of whatever repository; the oldest go first.
+    pub bytes_max: u64,
 }
 
 impl Default for Settings {
@@ -38,6 +52,7 @@ impl Default for Settings {
             },
             packs_min: 64,
             index_bytes: 64 << 20,
+            index_cache: None,
             chunk_bytes: 256 << 10,
             transfers_max: 8,
         }

@@ -19,15 +19,11 @@ use crate::{
         },
     },
     packer::PackWriter,
-    ranges::{Range, coalesce},
+    ranges::{Limits, Range, coalesce},
     repository::{FETCH_TRIES, Repository},
     tasks::joined,
 };
 
-/// Nodes that lie this close are fetched in one request.
-const GAP_BYTES_MAX: u64 = 64 << 10;
-/// Length of one request for nodes.
-const RANGE_BYTES_MAX: u64 = 4 << 20;
 /// Requests under way at once.
 const FETCHES: usize = 4;
 
@@ -330,7 +326,7 @@ pub(crate) async fn fetch_nodes(
         .enumerate()
         .map(|(at, node)| (node.place, at))
         .collect();
-    let ranges = coalesce(wanted, GAP_BYTES_MAX, RANGE_BYTES_MAX);
+    let ranges = coalesce(wanted, &Limits::NODES);
     let mut found: Vec<Bytes> = vec![Bytes::new(); nodes.len()];
     let mut fetched = stream::iter(ranges)
         .map(|range| async move {

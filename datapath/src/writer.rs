@@ -16,7 +16,7 @@ use crate::{
         pack::Place,
         tree::{Entry, NodeRef, node_id},
     },
-    index::{DedupeIndex, SegmentWriter},
+    index::{DedupeIndex, SegmentCache, SegmentWriter},
     log::Log,
     packer::{PackSizes, PackWriter},
     parent::{Parent, ParentCursor, unless_damaged},
@@ -67,7 +67,11 @@ impl<'a> Writer<'a> {
         volume_bytes: u64,
         settings: &Settings,
     ) -> Result<Self, Error> {
-        let index = known_chunks(repository, log, &session, settings.index_bytes).await?;
+        let segments = live_segments(repository, log)?;
+        let mut cache =
+            SegmentCache::open(settings.index_cache.as_ref(), repository, &segments).await;
+        let mut index = left_chunks(repository, &session, settings.index_bytes).await?;
+        index.load(repository, &segments, &mut cache).await?;
         let id = session.id;
         let (adopted_packs, adopted_bytes) = session.left();
         tracing::info!(
@@ -84,7 +88,7 @@ impl<'a> Writer<'a> {
             volume_bytes,
             index,
             data: PackWriter::new(repository, id, ObjectKind::DataPack, settings.data_packs),
-            segments: SegmentWriter::new(repository, id, chunks),
+            segments: SegmentWriter::new(repository, id, chunks, cache),
             tree: TreeWriter::new(tree_packs, chunks),
             statistics: Statistics::default(),
         })
@@ -193,6 +197,12 @@ impl<'a> Writer<'a> {
         let (session, used) = (&self.session, &tree.data_packs);
         index_adopted(self.repository, session, used, &mut self.segments).await?;
         let segments = self.segments.finish().await?;
+        let (known, left_out) = (self.index.len(), self.index.left_out());
+        tracing::debug!(
+            known,
+            left_out,
+            "chunks in the index, and those it had no room for"
+        );
         Ok(Written {
             session: self.session.id,
             tree,
@@ -258,10 +268,9 @@ async fn store_root(tree: &mut WrittenTree, root: &Root) -> Result<NodeRef, Erro
     Ok(NodeRef { id, place })
 }
 
-/// The index of what the repository holds: what earlier runs left comes before what does not fit.
-async fn known_chunks(
+/// The index of what earlier runs left, which comes before what does not fit.
+async fn left_chunks(
     repository: &Repository,
-    log: &Log,
     session: &Session,
     memory_bytes: usize,
 ) -> Result<DedupeIndex, Error> {
@@ -273,9 +282,6 @@ async fn known_chunks(
             .add_pack(&pack.into())
             .map_err(|source| repository.refuse(&object, source))?;
     }
-    index
-        .load(repository, &live_segments(repository, log)?)
-        .await?;
     Ok(index)
 }
 

@@ -630,6 +630,10 @@ fn config_inputs() -> Vec<(&'static str, String)> {
             "memory too small for its jobs",
             with("datapath: { memory-mib: 64 }\n"),
         ),
+        (
+            "a relative cache directory",
+            with("datapath: { cache-directory: here }\n"),
+        ),
         ("not YAML", with("datapath: [\n")),
         ("an empty file", String::new()),
     ]

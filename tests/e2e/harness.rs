@@ -295,6 +295,7 @@ fn logged(mut serve: Command, folder: &Path, environment: &[(&'static str, Strin
         .arg("serve")
         .arg("--config")
         .arg(folder.join("lvmd.yaml"))
+        .env("CACHE_DIRECTORY", folder.join("cache"))
         .envs(environment.iter().cloned())
         .stdout(Stdio::null())
         .stderr(log);

@@ -26,6 +26,7 @@ use crate::{
 /// A folder for files, in which commands run, and a store that they find in their environment.
 struct Bed {
     folder: TempDir,
+    caches: TempDir,
     store: Store,
 }
 
@@ -35,8 +36,12 @@ impl Bed {
     }
 
     fn with(store: Store) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        Self { folder, store }
+        let [folder, caches] = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+        Self {
+            folder,
+            caches,
+            store,
+        }
     }
 
     /// With a file `disk.img` of 64 MiB, of which 2 are data.
@@ -66,6 +71,7 @@ impl Bed {
             .args(arguments.split(' '))
             .current_dir(self.folder.path())
             .env("HOME", self.folder.path())
+            .env("XDG_CACHE_HOME", self.caches.path())
             .env("RINGBACK_SOCKET", self.path("no.sock"))
             .env("AWS_REGION", "us-east-1")
             .env("AWS_ENDPOINT_URL_S3", self.store.endpoint.url())
@@ -178,6 +184,40 @@ async fn a_file_is_backed_up_listed_shown_verified_and_restored() {
     let mode = fs::metadata(&again).expect("is there").mode();
     assert_eq!(mode & 0o777, 0o600, "its owner alone may read it");
     assert_eq!(bed.names(), ["again.img", "disk.img"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_of_index_segments_are_kept_for_the_user_or_in_a_folder_or_nowhere() {
+    let bed = Bed::with_disk().await;
+    let copies = |folder: PathBuf| {
+        let repositories = fs::read_dir(folder).into_iter().flatten();
+        let files = repositories.flat_map(|it| fs::read_dir(it.expect("an entry").path()));
+        files.flatten().count()
+    };
+    let gets = |arguments: &str| {
+        let before = bed.store.endpoint.counters().requests("GetObject");
+        bed.lines(arguments);
+        bed.store.endpoint.counters().requests("GetObject") - before
+    };
+    bed.lines("backup ./disk.img s3://backups/vms/one");
+    assert_eq!(copies(bed.caches.path().join("ringback")), 1);
+    let with_copies = gets("backup ./disk.img s3://backups/vms/two");
+    let without = gets("backup ./disk.img s3://backups/vms/three --no-cache");
+    let log_entry_and_ref_set = 2;
+    assert_eq!(without, with_copies + log_entry_and_ref_set + 1);
+    gets("backup ./disk.img s3://backups/vms/four --cache-directory ./here");
+    assert_eq!(copies(bed.path("here")), 1);
+    let mode = fs::metadata(bed.path("here")).expect("is there").mode();
+    assert_eq!(mode & 0o777, 0o700, "its owner's alone");
+    fs::remove_dir_all(bed.path("here")).expect("it may go at any time");
+
+    // A folder that cannot be used costs one warning.
+    let output = bed.run("backup ./disk.img s3://backups/vms/five --cache-directory ./disk.img");
+    assert!(output.status.success(), "{output:?}");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let warning = "going on without the cache of index segments";
+    assert_eq!(told.matches(warning).count(), 1, "{told}");
+    assert_eq!(bed.names(), ["disk.img"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -99,6 +99,7 @@ impl Daemon {
             .args(["serve", "--config"])
             .arg(&config)
             .env("RINGBACK_LOG", "info")
+            .env("CACHE_DIRECTORY", folder.path().join("cache"))
             .stdout(Stdio::null())
             .stderr(File::create(&log).expect("makes the log"));
         if user == User::Ordinary {

@@ -126,3 +126,40 @@ fn a_volume_that_has_no_room_for_its_copy_is_not_backed_up_and_keeps_its_room() 
     assert_eq!(entries(&disk.path, "temporary"), [""; 0]);
     assert_eq!(entries(&disk.path, "volumes"), ["data"]);
 }
+
+/// Whether there is room for this file, of one byte.
+fn has_room(file: &Path) -> bool {
+    let made = File::create(file);
+    let kept = made.and_then(|file| file.write_all_at(&[1], 0).and_then(|()| file.sync_all()));
+    kept.is_ok()
+}
+
+#[test]
+fn a_full_disk_costs_the_copies_of_index_segments_and_no_backup() {
+    let disk = Folder::on_ext4(64 * MIB);
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    let sink = Sink::start();
+    let settings = format!("{{cache-directory: {}}}", disk.path.join("cache").display());
+    let daemon = Daemon::start(
+        &sink,
+        &elsewhere.path().join("group"),
+        &settings,
+        User::Root,
+    );
+    daemon.ringback(&["lv", "create", "data", "--size", "64MiB"]);
+    let warnings = || {
+        let warning = "going on without the cache of index segments";
+        daemon.log().matches(warning).count()
+    };
+    fill(&daemon.path_of("data"), 4 * MIB);
+    daemon.ringback(&["backup", "data", "s3://backups/repo/one"]);
+    assert_eq!(warnings(), 0, "{}", daemon.log());
+    exhaust(&disk.path.join("filler"));
+    // What a filesystem holds back while it is written to is there again afterwards.
+    let mut crumbs = (0..).map(|n| disk.path.join(format!("crumb-{n}")));
+    assert!(crumbs.any(|crumb| !has_room(&crumb)));
+    fill(&daemon.path_of("data"), 8 * MIB);
+    daemon.ringback(&["backup", "data", "s3://backups/repo/two"]);
+    assert_eq!(warnings(), 1, "{}", daemon.log());
+    daemon.ringback(&["backup", "data", "s3://backups/repo/three"]);
+}

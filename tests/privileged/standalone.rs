@@ -116,6 +116,7 @@ impl Bed {
         command
             .args(arguments.split(' '))
             .current_dir(self.folder.path())
+            .env("XDG_CACHE_HOME", self.folder.path().join("cache"))
             .env("AWS_REGION", "us-east-1")
             .env("AWS_ENDPOINT_URL_S3", self.endpoint.url())
             .env("AWS_ACCESS_KEY_ID", self.endpoint.access_key_id())

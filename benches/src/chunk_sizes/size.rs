@@ -8,8 +8,7 @@ use ringback_datapath::{
         name::{PackName, SessionId},
         pack::Place,
     },
-    index::ENTRY_BYTES,
-    ranges::coalesce,
+    ranges::{Limits, coalesce},
     settings::Settings,
 };
 use serde::Serialize;
@@ -26,9 +25,8 @@ const LEAF_CHUNKS: usize = 512;
 const LEAF_ENTRY_BYTES: u64 = 44;
 /// What a new chunk takes in its pack's footer, and again in an index segment: id and length.
 const FOOTER_ENTRY_BYTES: u64 = 35;
-/// What a restore fetches along rather than asking twice, and the longest range it asks for.
-const GAP_BYTES_MAX: u64 = 1 << 20;
-const RANGE_BYTES_MAX: u64 = 8 << 20;
+/// What a chunk takes in an index that has reached its bound.
+const INDEX_ENTRY_BYTES: u64 = 26;
 
 /// What one size comes to.
 #[derive(Debug, Clone, Serialize)]
@@ -170,7 +168,7 @@ impl Measurement {
     pub(super) fn finish(self) -> SizeResults {
         let records = self.last.iter().flatten();
         let records = records.map(|key| (self.places[key], ())).collect();
-        let ranges = coalesce(records, GAP_BYTES_MAX, RANGE_BYTES_MAX);
+        let ranges = coalesce(records, &Limits::CHUNKS);
         let chunks_per_tib = TIB / self.chunk_bytes as u64;
         SizeResults {
             chunk_bytes: u32::try_from(self.chunk_bytes).expect("it was a u32"),
@@ -178,7 +176,7 @@ impl Measurement {
             restore_requests: ranges.len() as u64,
             restore_bytes: ranges.iter().map(|range| range.end - range.start).sum(),
             costs: Costs {
-                index_memory_per_tib: chunks_per_tib * ENTRY_BYTES as u64,
+                index_memory_per_tib: chunks_per_tib * INDEX_ENTRY_BYTES,
                 metadata_per_tib: chunks_per_tib * (LEAF_ENTRY_BYTES + 2 * FOOTER_ENTRY_BYTES),
             },
         }

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::{
     Client, Context,
+    cache::CacheArgs,
     exit::{CliError, EXIT_CODES, Exit},
     interrupt::unless_interrupted,
     list, output, path,
@@ -21,6 +22,7 @@ use super::{
     store::{CREDENTIALS, StoreArgs, WorkArgs},
 };
 use crate::{
+    config::DatapathSettings,
     direct::{self, Motion, Watched, store::Store},
     jobs::backup::describe_commit,
 };
@@ -63,6 +65,8 @@ pub(crate) struct Backup {
     store: StoreArgs,
     #[command(flatten)]
     work: WorkArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
 }
 
 fn long_help() -> String {
@@ -101,7 +105,11 @@ impl Backup {
     async fn run_direct(self, from: PathBuf, context: &Context) -> Result<(), CliError> {
         let to = path::backup(&self.path)?;
         let config = self.store.config()?;
-        let store = Store::connect(to.repository(), &config, self.work.settings()).await;
+        let settings = DatapathSettings {
+            index_cache: self.cache.settings()?,
+            ..self.work.settings()
+        };
+        let store = Store::connect(to.repository(), &config, settings).await;
         let watched = Watched::default();
         let request = direct::backup::Request {
             from,
@@ -133,6 +141,7 @@ impl Backup {
         ];
         refuse_options(&given, &volume, paths)?;
         refuse_options(&self.work.given(), &volume, paths)?;
+        refuse_options(&self.cache.given(), &volume, paths)?;
         let client = Client::connect(&context.socket).await?;
         let name = self.name.unwrap_or_else(|| last_component(&self.path));
         let request = lvmd::Backup {

@@ -102,12 +102,14 @@ pub(super) fn playground_config(folder: &std::path::Path) -> Result<Config, CliE
     Config::parse(&format!(
         "socket-name: {}\n\
          s3: {{ region: us-east-1 }}\n\
+         datapath: {{ cache-directory: {} }}\n\
          device-classes:\n\
          - name: dev\n\
          \x20 default: true\n\
          \x20 spare-gb: 0\n\
          \x20 directory: {}\n",
         quoted(folder.join(SOCKET)),
+        quoted(folder.join("cache")),
         quoted(folder.join("volumes")),
     ))
     .map_err(sentence)

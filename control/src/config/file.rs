@@ -109,6 +109,8 @@ pub(super) struct Datapath {
     pub(super) pack_mib: Option<u64>,
     pub(super) packs_min: Option<u64>,
     pub(super) parts_in_flight: Option<u64>,
+    pub(super) cache_directory: Option<String>,
+    pub(super) cache_mib: Option<u64>,
 }
 
 #[derive(Clone, Copy, Deserialize)]

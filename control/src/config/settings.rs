@@ -2,16 +2,20 @@
 
 use std::{
     collections::HashSet,
+    env,
     ops::RangeInclusive,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
-use ringback_datapath::{ring::IoEngine, store::Authorities};
+use ringback_datapath::{ring::IoEngine, settings::CacheSettings, store::Authorities};
 
-use super::{Config, DatapathSettings, OptionClass, S3Settings, classes, file};
+use super::{Config, DatapathSettings, MIB_SHIFT, OptionClass, S3Settings, classes, file};
 
 const DEFAULT_SOCKET: &str = "/run/topolvm/lvmd.sock";
+
+/// Copies of index segments, unless systemd (`CacheDirectory=`) or the file names another place.
+const DEFAULT_CACHE: &str = "/var/cache/ringback";
 
 /// `sun_path` has 108 bytes, one of them C's closing zero.
 const SOCKET_BYTES_MAX: usize = 108 - 1;
@@ -21,6 +25,9 @@ const CHUNK_KIB: u32 = 256;
 
 /// One part is filled, one is sealed, one is on its way.
 const PARTS_MIN: u32 = 3;
+
+/// What the copies of segments take: 36 bytes per chunk, so that these tell of 7 TiB.
+pub(crate) const CACHE_MIB: u32 = 1024;
 
 pub(super) fn check(file: file::Config) -> Result<Config, String> {
     let mut warnings = script_warnings(
@@ -122,9 +129,35 @@ fn datapath(file: &file::Datapath) -> Result<DatapathSettings, String> {
         pack_mib: number("pack-mib", file.pack_mib, 128, 5..=4096)?,
         packs_min: number("packs-min", file.packs_min, 64, 1..=4096)?,
         parts_in_flight: number("parts-in-flight", file.parts_in_flight, 8, 1..=64)?,
+        index_cache: index_cache(file)?,
     };
     check_together(&settings)?;
     Ok(settings)
+}
+
+fn index_cache(file: &file::Datapath) -> Result<Option<CacheSettings>, String> {
+    let folder = match &file.cache_directory {
+        Some(directory) if !Path::new(directory).is_absolute() => {
+            return Err(format!(
+                "datapath.cache-directory is {directory:?}; it should be an absolute path"
+            ));
+        }
+        Some(directory) => directory.into(),
+        None => usual_cache(),
+    };
+    let mib = number("cache-mib", file.cache_mib, CACHE_MIB, 0..=1 << 20)?;
+    Ok((mib > 0).then(|| CacheSettings {
+        folder,
+        bytes_max: u64::from(mib) << MIB_SHIFT,
+    }))
+}
+
+/// What systemd made for the daemon, else the usual place.
+fn usual_cache() -> PathBuf {
+    env::var_os("CACHE_DIRECTORY")
+        .and_then(|folders| env::split_paths(&folders).next())
+        .filter(|folder| folder.is_absolute())
+        .unwrap_or_else(|| DEFAULT_CACHE.into())
 }
 
 impl Default for DatapathSettings {

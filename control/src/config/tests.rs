@@ -98,6 +98,10 @@ fn what_the_file_does_not_say_has_a_default() {
             pack_mib: 128,
             packs_min: 64,
             parts_in_flight: 8,
+            index_cache: Some(CacheSettings {
+                folder: "/var/cache/ringback".into(),
+                bytes_max: 1 << 30,
+            }),
         }
     );
     assert_eq!(config.datapath.buffer_bytes(), 96 << 20);
@@ -122,6 +126,35 @@ fn our_own_sections_are_read() {
         (config.datapath.memory_mib, config.datapath.part_mib),
         (100, 5)
     );
+}
+
+#[test]
+fn copies_of_segments_go_where_the_file_says_or_nowhere() {
+    let cache = |keys: &str| {
+        let text = class_with(&format!("datapath: {{{keys}}}\n"));
+        Config::parse(&text).map(|config| config.datapath.index_cache)
+    };
+    let elsewhere = CacheSettings {
+        folder: "/srv/cache".into(),
+        bytes_max: 64 << 20,
+    };
+    let found = cache("cache-directory: /srv/cache, cache-mib: 64").expect("valid");
+    assert_eq!(found, Some(elsewhere));
+    assert_eq!(cache("cache-mib: 0").expect("valid"), None);
+    for (keys, says) in [
+        (
+            "cache-directory: here",
+            "is \"here\"; it should be an absolute path",
+        ),
+        (
+            "cache-directory: ''",
+            "is \"\"; it should be an absolute path",
+        ),
+        ("cache-mib: 1048577", "it should be 0 to 1048576"),
+    ] {
+        let error = cache(keys).expect_err(keys).to_string();
+        assert!(error.contains(says), "{error}");
+    }
 }
 
 #[test]

@@ -91,6 +91,7 @@ pub fn settings(config: &DatapathSettings) -> Settings {
         queue_depth: config.queue_depth as usize,
         buffer_bytes: usize::try_from(config.buffer_bytes()).unwrap_or(usize::MAX),
         index_bytes: usize::try_from(config.index_bytes()).unwrap_or(usize::MAX),
+        index_cache: config.index_cache.clone(),
         packs_min: config.packs_min,
         data_packs: PackSizes {
             pack_bytes: bytes(config.pack_bytes()),

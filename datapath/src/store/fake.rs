@@ -31,6 +31,8 @@ pub(crate) struct FakeStore {
     pub(crate) whole_flips: AtomicU32,
     /// Whole and ranged GETs.
     pub(crate) gets: AtomicU32,
+    /// Those of them that were for index segments.
+    pub(crate) segment_gets: AtomicU32,
 }
 
 fn one_of(counter: &AtomicU32) -> bool {
@@ -57,6 +59,9 @@ impl FakeStore {
 
     fn find(&self, object: &str) -> Result<Bytes, StoreError> {
         self.gets.fetch_add(1, Ordering::Relaxed);
+        if object.starts_with("index/") {
+            self.segment_gets.fetch_add(1, Ordering::Relaxed);
+        }
         let found = self.objects().get(object).cloned();
         found.ok_or_else(|| StoreError::NotFound {
             object: object.to_owned(),
