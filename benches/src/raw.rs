@@ -43,6 +43,9 @@ pub struct Work {
     /// The volume that is read, or written.
     #[arg(long)]
     volume: PathBuf,
+    /// How much of it; a volume that is written may be larger.
+    #[arg(long)]
+    bytes: u64,
     /// The store; credentials come from the environment.
     #[arg(long)]
     endpoint: String,
@@ -117,7 +120,7 @@ impl Work {
         work: impl Fn(&Bucket, u64, usize, &mut Slot) -> Result<(), Error> + Sync,
     ) -> Result<(), Error> {
         let bucket = self.bucket()?;
-        let (bytes, next) = (device.size_bytes, AtomicU64::new(0));
+        let (bytes, next) = (device.size_bytes.min(self.bytes), AtomicU64::new(0));
         let piece_bytes = usize::try_from(PIECE_BYTES).expect("8 MiB");
         let arena = Arena::new(self.transfers, piece_bytes).at("map", Path::new("memory"))?;
         let worker = || {

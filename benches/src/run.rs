@@ -7,7 +7,8 @@
 //! held against what was backed up.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
+    io::{self, Read},
     path::PathBuf,
     time::Instant,
 };
@@ -22,7 +23,7 @@ use crate::{
     },
     sink::{Bucket, Sink, Wanted},
     units::MIB,
-    volume::{Changes, Volume, drop_from_cache, hash},
+    volume::{Changes, Volume, drop_from_cache, hash, hash_start},
 };
 
 /// One block changes for every so many bytes of the volume.
@@ -237,6 +238,9 @@ impl Turn<'_> {
 
     fn measure(&mut self, phase: Phase) -> Result<(), Error> {
         let (contender, bed) = (self.contender, &self.bed);
+        if phase == Phase::Restore {
+            self.clear_device()?;
+        }
         contender.before(phase, bed)?;
         drop_from_cache(&bed.volume.path)?;
         let wire_before = self.sink.wire()?;
@@ -283,6 +287,18 @@ impl Turn<'_> {
         Ok(())
     }
 
+    /// Fills a device that is restored to with zeros: what the one before has restored there must
+    /// not pass for what this one does.
+    fn clear_device(&self) -> Result<(), Error> {
+        let Some(path) = &self.bed.device else {
+            return Ok(());
+        };
+        let mut device = OpenOptions::new().write(true).open(path).at("open", path)?;
+        let bytes = Volume::size_of(path)?;
+        io::copy(&mut io::repeat(0).take(bytes), &mut device).at("clear", path)?;
+        device.sync_all().at("sync", path)
+    }
+
     /// Syncs what was restored; how long that took.
     fn make_durable(&self) -> Result<f64, Error> {
         let Some(restored) = self.contender.restored(&self.bed) else {
@@ -327,7 +343,7 @@ impl Turn<'_> {
         } else {
             &self.bed.volume.blake3
         };
-        let found = hash(&path)?;
+        let found = hash_start(&path, self.bed.volume.bytes)?;
         if found == wanted {
             return Ok(());
         }

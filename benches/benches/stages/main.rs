@@ -5,7 +5,6 @@
 
 mod bed;
 mod compute;
-mod lookup;
 mod packing;
 mod ring;
 mod store;
@@ -17,7 +16,6 @@ criterion_group!(
     compute::hash_and_zero_test,
     ring::read,
     ring::write,
-    lookup::index,
     packing::records_into_packs,
     store::parts_up,
     store::ranges_down,

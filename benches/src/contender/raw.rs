@@ -48,6 +48,7 @@ impl Contender for RawLimit {
         Launch::new(this)
             .args(["raw", verb, "--volume"])
             .arg(volume)
+            .args(["--bytes", &bed.volume.bytes.to_string()])
             .args(["--endpoint", &bed.address.url])
             .args(["--bucket", &bed.address.bucket])
             .args(["--prefix", &bed.prefix])

@@ -128,9 +128,14 @@ impl Workload {
 }
 
 impl Volume {
+    /// Size of a file or a device, in bytes.
+    pub fn size_of(path: &Path) -> Result<u64, Error> {
+        Ok(device::open_for_read(path, false)?.size_bytes)
+    }
+
     /// A device, or a file of somebody else's: it is read as it is.
     pub fn given(path: &Path) -> Result<Self, Error> {
-        let bytes = device::open_for_read(path, false)?.size_bytes;
+        let bytes = Self::size_of(path)?;
         Ok(Self {
             path: path.to_owned(),
             bytes,
@@ -168,7 +173,12 @@ fn write_runs(path: &Path, bytes: u64, fill: fn(u64, &mut [u8])) -> Result<(), E
 
 /// BLAKE3 of a file or device, hexadecimal.
 pub fn hash(path: &Path) -> Result<String, Error> {
-    let mut file = File::open(path).at("open", path)?;
+    hash_start(path, u64::MAX)
+}
+
+/// BLAKE3 of its first `bytes`, or of all of it when it is shorter.
+pub fn hash_start(path: &Path, bytes: u64) -> Result<String, Error> {
+    let mut file = File::open(path).at("open", path)?.take(bytes);
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
