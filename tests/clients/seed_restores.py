@@ -49,7 +49,7 @@ class Restores(Data):
             ("with a wrong key id", "PERMISSION_DENIED", MONDAY, {"access_key_id": "WRONG"}),
             ("that is larger", "OUT_OF_RANGE", f"{REPOSITORY}/wide", {}),
             ("with a key it does not have", "PERMISSION_DENIED", MONDAY,
-             {"encryption_key": "passphrase"}),
+             {"encryption_key": "open-sesame-4711"}),
         ):
             checks.fails(f"CreateLV from a backup {what}", code, lv.CreateLV,
                          self.restore("seed-none", path, **fields))
