@@ -14,7 +14,7 @@ use std::{
 };
 
 use crate::{
-    contender::{Bed, Contender},
+    contender::{Bed, Contender, make_target},
     error::{Error, Located},
     measure::machine::{Busy, Machine, OTHERS_MAX},
     results::{
@@ -240,8 +240,10 @@ impl Turn<'_> {
         let (contender, bed) = (self.contender, &self.bed);
         if phase == Phase::Restore {
             self.clear_device()?;
+            if contender.fills_target() {
+                make_target(bed)?;
+            }
         }
-        contender.before(phase, bed)?;
         drop_from_cache(&bed.volume.path)?;
         let wire_before = self.sink.wire()?;
         let (sink_cpu, busy) = (self.sink.cpu_seconds(), Busy::now());

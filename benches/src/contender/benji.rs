@@ -5,7 +5,7 @@ use std::fs;
 
 use serde_json::json;
 
-use super::{Bed, Contender, VOLUME_NAME, backup_name, first_line, make_target};
+use super::{Bed, Contender, VOLUME_NAME, backup_name, first_line};
 use crate::{
     error::{Error, Located},
     measure::process::Launch,
@@ -70,11 +70,8 @@ impl Contender for Benji {
         Self::benji(bed).arg("database-init").run().map(drop)
     }
 
-    fn before(&self, phase: Phase, bed: &Bed) -> Result<(), Error> {
-        match phase {
-            Phase::Restore => make_target(bed),
-            _ => Ok(()),
-        }
+    fn fills_target(&self) -> bool {
+        true
     }
 
     fn launch(&self, phase: Phase, bed: &Bed) -> Launch {

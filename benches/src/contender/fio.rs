@@ -4,7 +4,7 @@ use std::{fs::File, io, path::PathBuf};
 
 use serde::Deserialize;
 
-use super::{Bed, Contender, first_line, make_target};
+use super::{Bed, Contender, first_line};
 use crate::{
     error::{Error, Located},
     measure::process::Launch,
@@ -48,15 +48,8 @@ impl Contender for Fio {
         &[Phase::First, Phase::Restore]
     }
 
-    fn prepare(&self, _bed: &Bed) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn before(&self, phase: Phase, bed: &Bed) -> Result<(), Error> {
-        match phase {
-            Phase::Restore => make_target(bed),
-            _ => Ok(()),
-        }
+    fn fills_target(&self) -> bool {
+        true
     }
 
     fn launch(&self, phase: Phase, bed: &Bed) -> Launch {

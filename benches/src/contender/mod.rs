@@ -80,14 +80,16 @@ pub trait Contender {
     }
 
     /// What must be there before its first phase; not measured.
-    fn prepare(&self, bed: &Bed) -> Result<(), Error>;
+    fn prepare(&self, _bed: &Bed) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Its command for a phase.
     fn launch(&self, phase: Phase, bed: &Bed) -> Launch;
 
-    /// What must be there before one of its phases; not measured.
-    fn before(&self, _phase: Phase, _bed: &Bed) -> Result<(), Error> {
-        Ok(())
+    /// Whether its restore writes to a target that is there already.
+    fn fills_target(&self) -> bool {
+        false
     }
 
     /// Where a restore has put the volume; `None` when it restores nothing.
@@ -165,7 +167,7 @@ fn backup_name(phase: Phase) -> &'static str {
 }
 
 /// A new file of the volume's size, all hole, unless the target is a device.
-fn make_target(bed: &Bed) -> Result<(), Error> {
+pub fn make_target(bed: &Bed) -> Result<(), Error> {
     if bed.device.is_some() {
         return Ok(());
     }

@@ -1,6 +1,6 @@
 //! What one would write in a shell: `dd | zstd | aws s3 cp`, all of it every time.
 
-use super::{Bed, Contender, VOLUME_NAME, backup_name, first_line, make_target};
+use super::{Bed, Contender, VOLUME_NAME, backup_name, first_line};
 use crate::{error::Error, measure::process::Launch, results::Phase};
 
 pub(super) struct Pipeline;
@@ -27,15 +27,8 @@ impl Contender for Pipeline {
         ))
     }
 
-    fn prepare(&self, _bed: &Bed) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn before(&self, phase: Phase, bed: &Bed) -> Result<(), Error> {
-        match phase {
-            Phase::Restore => make_target(bed),
-            _ => Ok(()),
-        }
+    fn fills_target(&self) -> bool {
+        true
     }
 
     fn launch(&self, phase: Phase, bed: &Bed) -> Launch {

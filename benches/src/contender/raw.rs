@@ -2,7 +2,7 @@
 
 use std::env;
 
-use super::{Bed, Contender, make_target};
+use super::{Bed, Contender};
 use crate::{error::Error, measure::process::Launch, results::Phase};
 
 pub(super) struct RawLimit {
@@ -27,15 +27,8 @@ impl Contender for RawLimit {
         &[Phase::First, Phase::Unchanged, Phase::Restore]
     }
 
-    fn prepare(&self, _bed: &Bed) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn before(&self, phase: Phase, bed: &Bed) -> Result<(), Error> {
-        match phase {
-            Phase::Restore => make_target(bed),
-            _ => Ok(()),
-        }
+    fn fills_target(&self) -> bool {
+        true
     }
 
     fn launch(&self, phase: Phase, bed: &Bed) -> Launch {

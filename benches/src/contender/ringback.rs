@@ -33,10 +33,6 @@ impl Contender for Ringback {
         first_line(&Launch::new(&self.program).arg("--version"))
     }
 
-    fn prepare(&self, _bed: &Bed) -> Result<(), Error> {
-        Ok(())
-    }
-
     fn launch(&self, phase: Phase, bed: &Bed) -> Launch {
         let path = format!("{}/{}", bed.s3_path(), backup_name(phase));
         let ringback = Launch::new(&self.program);

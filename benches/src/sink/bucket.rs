@@ -11,7 +11,7 @@ use aws_sdk_s3::{
         BehaviorVersion, Credentials, Region, RequestChecksumCalculation,
         ResponseChecksumValidation,
     },
-    presigning::PresigningConfig,
+    presigning::{PresignedRequest, PresigningConfig},
 };
 use ringback_datapath::store::{
     Authorities, Listed, ObjectStore, SharedCredentials,
@@ -77,15 +77,8 @@ impl Bucket {
 
     /// Stores an object.
     pub fn put(&self, key: &str, bytes: &[u8]) -> Result<(), Error> {
-        let request = self
-            .signer
-            .put_object()
-            .bucket(&self.address.bucket)
-            .key(key);
-        let signed = self
-            .runtime
-            .block_on(request.presigned(lifetime()))
-            .map_err(failed)?;
+        let request = self.signer.put_object().bucket(&self.address.bucket);
+        let signed = self.sign(request.key(key).presigned(lifetime()))?;
         let mut call = self.agent.put(signed.uri());
         for (name, value) in signed.headers() {
             call = call.header(name, value);
@@ -96,15 +89,8 @@ impl Bucket {
 
     /// Reads bytes `start..start + buffer.len()` of an object.
     pub fn get(&self, key: &str, start: u64, buffer: &mut [u8]) -> Result<(), Error> {
-        let request = self
-            .signer
-            .get_object()
-            .bucket(&self.address.bucket)
-            .key(key);
-        let signed = self
-            .runtime
-            .block_on(request.presigned(lifetime()))
-            .map_err(failed)?;
+        let request = self.signer.get_object().bucket(&self.address.bucket);
+        let signed = self.sign(request.key(key).presigned(lifetime()))?;
         let last = start + buffer.len() as u64 - 1;
         let call = self.agent.get(signed.uri());
         let answer = call.header("range", format!("bytes={start}-{last}")).call();
@@ -147,17 +133,17 @@ impl Bucket {
 
     /// Removes an object.
     pub fn delete(&self, key: &str) -> Result<(), Error> {
-        let request = self
-            .signer
-            .delete_object()
-            .bucket(&self.address.bucket)
-            .key(key);
-        let signed = self
-            .runtime
-            .block_on(request.presigned(lifetime()))
-            .map_err(failed)?;
+        let request = self.signer.delete_object().bucket(&self.address.bucket);
+        let signed = self.sign(request.key(key).presigned(lifetime()))?;
         self.agent.delete(signed.uri()).call().map_err(failed)?;
         Ok(())
+    }
+
+    fn sign<E: std::error::Error>(
+        &self,
+        presigning: impl Future<Output = Result<PresignedRequest, E>>,
+    ) -> Result<PresignedRequest, Error> {
+        self.runtime.block_on(presigning).map_err(failed)
     }
 }
 

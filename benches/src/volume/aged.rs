@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use super::{fill_holes, patterns};
+use super::{fill_holes, patterns, with_scratch};
 use crate::{
     error::{Error, Located},
     measure::process::Launch,
@@ -21,11 +21,7 @@ const REFILLED_PERCENT: u64 = 90;
 
 /// Makes the volume at `path`.
 pub(super) fn make(path: &Path, bytes: u64) -> Result<(), Error> {
-    let scratch = path.with_extension("files");
-    let _ = fs::remove_dir_all(&scratch);
-    let made = make_with(path, bytes, &scratch);
-    let _ = fs::remove_dir_all(&scratch);
-    made
+    with_scratch(path, |scratch| make_with(path, bytes, scratch))
 }
 
 fn make_with(path: &Path, bytes: u64, scratch: &Path) -> Result<(), Error> {

@@ -127,6 +127,15 @@ impl Workload {
     }
 }
 
+/// Makes a volume at `path` with the help of a folder beside it, which is gone afterwards.
+fn with_scratch(path: &Path, make: impl FnOnce(&Path) -> Result<(), Error>) -> Result<(), Error> {
+    let scratch = path.with_extension("files");
+    let _ = fs::remove_dir_all(&scratch);
+    let made = make(&scratch);
+    let _ = fs::remove_dir_all(&scratch);
+    made
+}
+
 impl Volume {
     /// Size of a file or a device, in bytes.
     pub fn size_of(path: &Path) -> Result<u64, Error> {
