@@ -24,7 +24,7 @@ pub enum ErrorKind {
     Damaged,
     /// Make the volume larger.
     TooSmall,
-    /// Make room in the store.
+    /// Make room, in the store or where the volume lies.
     Full,
     /// Use another version, store or way.
     Unsupported,
@@ -235,6 +235,9 @@ impl Error {
             Self::NameTaken { .. } => ErrorKind::NameTaken,
             Self::TooSmall { .. } => ErrorKind::TooSmall,
             Self::UnsuitableStore { .. } => ErrorKind::Unsupported,
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                ErrorKind::Full
+            }
             Self::Device(_)
             | Self::Io { .. }
             | Self::Shrunk { .. }

@@ -40,7 +40,13 @@ async fn is_consistent_after_a_backup_under_writes(filesystem: &Filesystem) {
         fs::write("/mnt/synced", &synced).expect("writes");
         run(&["sync", "/mnt/synced"]);
         let mut writer = Command::new("fio")
-            .args(["--name=w", "--directory=/mnt", "--rw=randwrite", "--bs=4k"])
+            .args([
+                "--thread",
+                "--name=w",
+                "--directory=/mnt",
+                "--rw=randwrite",
+                "--bs=4k",
+            ])
             .args(["--size=32m", "--fsync=16", "--time_based", "--runtime=120"])
             .args(["--output=/tmp/fio"])
             .spawn()
