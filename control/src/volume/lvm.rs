@@ -35,6 +35,7 @@ mod complaint;
 mod construction;
 mod frozen;
 mod group;
+mod mapped;
 mod node;
 mod ours;
 mod recovery;
@@ -71,6 +72,9 @@ impl Lvm {
     /// The part of an opened group that is made this way; a pool must be there.
     pub async fn of(group: &Arc<Group>, provision: Provision) -> Result<Lvm, Error> {
         space::free(&group.report().await?, group.name(), &provision)?;
+        if let Provision::Thin { pool, .. } = &provision {
+            mapped::let_go_of_left(group, pool).await;
+        }
         Ok(Lvm {
             group: Arc::clone(group),
             provision: Arc::new(provision),
@@ -176,8 +180,13 @@ impl VolumeGroup for Lvm {
 
     async fn freeze_for_backup(&self, name: &VolumeName) -> Result<BackupSnapshot, Error> {
         let name = name.clone();
-        self.in_turn(async move |lvm| frozen::freeze(&lvm, &name).await)
-            .await
+        let (mut frozen, mapper) = self
+            .in_turn(async move |lvm| frozen::freeze(&lvm, &name).await)
+            .await?;
+        if let Provision::Thin { pool, .. } = &*self.provision {
+            frozen.extents = mapped::extents(&self.group, pool, &mapper).await;
+        }
+        Ok(frozen)
     }
 
     async fn free(&self) -> Result<FreeSpace, Error> {

@@ -307,8 +307,8 @@ pub enum Error {
         source: serde_json::Error,
     },
 
-    /// A command of LVM failed.
-    #[error("lvm {command} failed ({status}): {reason}")]
+    /// A command of LVM, or of a tool beside it, failed.
+    #[error("{command} failed ({status}): {reason}")]
     Command {
         /// Which.
         command: String,

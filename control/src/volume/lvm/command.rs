@@ -1,4 +1,4 @@
-//! The `lvm` command: how it is called, and what becomes of its failures.
+//! The `lvm` command, and two tools beside it: how they are called, and what becomes of failures.
 //!
 //! No shell is between us and it, names stand behind `--`, and it speaks English. A command that
 //! was begun runs to its end, whatever becomes of the call that wanted it.
@@ -73,7 +73,8 @@ impl Call {
 /// A command that ran and failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failed {
-    pub(super) command: &'static str,
+    /// With the program before it.
+    pub(super) command: String,
     pub(super) status: String,
     /// What it wrote to standard error.
     pub(super) stderr: String,
@@ -100,9 +101,19 @@ impl From<Trouble> for Error {
 impl From<Failed> for Error {
     fn from(failed: Failed) -> Error {
         Error::Command {
-            command: failed.command.to_owned(),
+            command: failed.command,
             reason: reason(&failed.stderr),
             status: failed.status,
+        }
+    }
+}
+
+impl Failed {
+    pub(super) fn of(command: &str, status: ExitStatus, stderr: String) -> Failed {
+        Failed {
+            command: command.to_owned(),
+            status: self::status(status),
+            stderr,
         }
     }
 }
@@ -127,31 +138,42 @@ impl Lvm {
         stdin: impl Into<Stdio>,
     ) -> Result<String, Trouble> {
         tracing::debug!(?call, "lvm");
-        let output = self
-            .command(call)
-            .stdin(stdin)
-            .output()
-            .await
-            .map_err(|error| Trouble::Other(Error::io("run", Path::new(&self.program))(error)))?;
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        if output.status.success() {
-            if !stderr.is_empty() {
-                tracing::debug!(command = call.command, %stderr, "lvm");
-            }
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        Err(Trouble::Failed(Failed {
-            command: call.command,
-            status: status(output.status),
-            stderr: stderr.into_owned(),
-        }))
+        let mut command = Self::command(&self.program, &self.before);
+        command.args(call.arguments()).stdin(stdin);
+        output(command, &format!("lvm {}", call.command)).await
     }
 
-    fn command(&self, call: &Call) -> Command {
-        let mut command = Command::new(&self.program);
+    /// Runs another administrators' tool where `lvm` runs; what it wrote to standard output.
+    pub(super) async fn tool(&self, tool: &str, arguments: &[&str]) -> Result<String, Trouble> {
+        tracing::debug!(tool, ?arguments, "lvm");
+        let mut command = self.tool_command(tool);
+        command.args(arguments).stdin(Stdio::null());
+        let verb = arguments.first().unwrap_or(&"");
+        output(command, &format!("{tool} {verb}")).await
+    }
+
+    /// The same to be run by the caller. A prefix that ends in `lvm` leads to where the tools are;
+    /// one that does not is a program in LVM's place.
+    pub(super) fn tool_command(&self, tool: &str) -> Command {
+        let (last, before) = match self.before.split_last() {
+            Some((last, before)) => (last, Some(before)),
+            None => (&self.program, None),
+        };
+        let is_lvm = Path::new(last).file_name() == Some("lvm".as_ref());
+        match before.filter(|_| is_lvm) {
+            Some(before) => {
+                let mut command = Self::command(&self.program, before);
+                command.arg(tool);
+                command
+            }
+            None => Self::command(tool, &[]),
+        }
+    }
+
+    fn command(program: &str, before: &[String]) -> Command {
+        let mut command = Command::new(program);
         command
-            .args(&self.before)
-            .args(call.arguments())
+            .args(before)
             .env("PATH", path())
             .env("LC_ALL", "C")
             .env_remove("LANGUAGE")
@@ -164,6 +186,23 @@ impl Lvm {
             .kill_on_drop(false);
         command
     }
+}
+
+/// Runs a command to its end.
+async fn output(mut command: Command, name: &str) -> Result<String, Trouble> {
+    let output = command.output().await.map_err(|error| {
+        let program = Path::new(command.as_std().get_program());
+        Trouble::Other(Error::io("run", program)(error))
+    })?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() {
+        if !stderr.is_empty() {
+            tracing::debug!(command = name, %stderr, "lvm");
+        }
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let stderr = stderr.into_owned();
+    Err(Trouble::Failed(Failed::of(name, output.status, stderr)))
 }
 
 fn path() -> OsString {
@@ -246,6 +285,25 @@ mod tests {
         let call = Call::new("lvs").options(["-o", "lv_name"]).name("$(id) a");
         let output = lvm.run(&call, Stdio::null()).await.expect("runs");
         assert_eq!(output, "C,,5\nlvs\n-o\nlv_name\n--\n$(id) a\n");
+    }
+
+    #[test]
+    fn tools_are_run_where_lvm_is() {
+        let words = |prefix: &[&str]| {
+            let prefix: Vec<String> = prefix.iter().map(ToString::to_string).collect();
+            let command = Lvm::new(&prefix).tool_command("dmsetup");
+            let program = command.as_std().get_program().to_owned();
+            let arguments = command.as_std().get_args().map(ToOwned::to_owned);
+            [program].into_iter().chain(arguments).collect::<Vec<_>>()
+        };
+        assert_eq!(words(&[]), ["dmsetup"]);
+        assert_eq!(words(&["/sbin/lvm"]), ["dmsetup"]);
+        let nsenter = ["/usr/bin/nsenter", "-m", "-t", "1", "/sbin/lvm"];
+        assert_eq!(
+            words(&nsenter),
+            ["/usr/bin/nsenter", "-m", "-t", "1", "dmsetup"]
+        );
+        assert_eq!(words(&["/usr/local/bin/slow-lvm"]), ["dmsetup"]);
     }
 
     #[tokio::test]

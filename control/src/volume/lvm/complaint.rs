@@ -62,7 +62,7 @@ mod tests {
 
     fn error(stderr: &str) -> Error {
         let failed = Failed {
-            command: "lvcreate",
+            command: "lvm lvcreate".to_owned(),
             status: "exit code 5".to_owned(),
             stderr: stderr.to_owned(),
         };

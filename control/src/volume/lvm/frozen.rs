@@ -29,8 +29,11 @@ struct Snapshot {
     removed: bool,
 }
 
-/// Takes the snapshot. To be called in turn.
-pub(super) async fn freeze(lvm: &Lvm, name: &VolumeName) -> Result<BackupSnapshot, Error> {
+/// Takes the snapshot; its node below `/dev/mapper` as well. To be called in turn.
+pub(super) async fn freeze(
+    lvm: &Lvm,
+    name: &VolumeName,
+) -> Result<(BackupSnapshot, PathBuf), Error> {
     let report = lvm.group.report().await?;
     let origin = lvm.find(&report, name)?;
     let temporary = Purpose::Backup.random_name()?;
@@ -54,8 +57,8 @@ pub(super) async fn freeze(lvm: &Lvm, name: &VolumeName) -> Result<BackupSnapsho
     };
     let created_at = SystemTime::now();
     let call = call.name(lvm.group.full_name(name.as_str()));
-    let node = match snapshot.make(&call, report.extent_bytes).await {
-        Ok(node) => Frozen::Snapshot(node),
+    let (node, mapper) = match snapshot.make(&call, report.extent_bytes).await {
+        Ok((node, mapper)) => (Frozen::Snapshot(node), mapper),
         Err(error) => {
             snapshot.give_up().await;
             return Err(error);
@@ -64,17 +67,18 @@ pub(super) async fn freeze(lvm: &Lvm, name: &VolumeName) -> Result<BackupSnapsho
     let size_bytes = origin.size_bytes;
     let mut frozen = BackupSnapshot::new(node, size_bytes, created_at, Box::new(snapshot));
     frozen.warning = warning(lvm, &report, origin);
-    Ok(frozen)
+    Ok((frozen, mapper))
 }
 
 impl Snapshot {
     /// Makes the snapshot and waits for its device.
-    async fn make(&self, call: &Call, extent_bytes: u64) -> Result<PathBuf, Error> {
+    async fn make(&self, call: &Call, extent_bytes: u64) -> Result<(PathBuf, PathBuf), Error> {
         let made = self.group.change(call).await;
         made.map_err(complaint::about(&self.origin, extent_bytes))?;
         let report = self.group.report().await?;
         let row = report.find(&self.temporary);
-        node::of(row.ok_or_else(|| Error::NotFound(self.origin.clone()))?).await
+        let row = row.ok_or_else(|| Error::NotFound(self.origin.clone()))?;
+        Ok((node::of(row).await?, PathBuf::from(&row.mapper_path)))
     }
 
     /// Removes what there may be of it.

@@ -36,6 +36,8 @@ pub struct Group {
     name: String,
     command: Command,
     turn: Arc<Mutex<()>>,
+    /// Whose turn it is to hold metadata of a pool.
+    metadata_turn: Mutex<()>,
     /// Names that volumes under construction will take.
     reserved: StdMutex<HashSet<VolumeName>>,
     /// Keeps other daemons out for as long as it is open: here, or in a command that outlives us.
@@ -66,6 +68,7 @@ impl Group {
             name: name.to_owned(),
             command: Command::new(prefix),
             turn: Arc::default(),
+            metadata_turn: Mutex::default(),
             reserved: StdMutex::default(),
             lock,
         });
@@ -123,6 +126,14 @@ impl Group {
             let _turn = turn.lock_owned().await;
             work.await;
         });
+    }
+
+    pub(super) fn command(&self) -> &Command {
+        &self.command
+    }
+
+    pub(super) async fn metadata_turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.metadata_turn.lock().await
     }
 
     /// What is there now.
