@@ -1,10 +1,15 @@
 //! Snapshots that somebody asks for, and those that backups read.
 
-use ringback_proto::lvmd::{CreateLvSnapshotRequest, LogicalVolume, StateType};
+use std::os::unix::fs::FileExt;
+
+use ringback_proto::{
+    control::{JobKind, JobPhase, WatchJobRequest},
+    lvmd::{CreateLvSnapshotRequest, LogicalVolume, StateType},
+};
 use tonic::{Code, Status};
 
 use crate::{
-    client::{assert_refused, backup},
+    client::{assert_refused, backup, synchronous},
     harness::{MIB, wait_for},
     store::fill,
     valve::Valve,
@@ -137,7 +142,7 @@ async fn a_backup_reads_a_snapshot_that_nobody_is_told_of_and_that_goes_with_it(
         assert_eq!(bed.free_bytes(class).await, free, "{class}");
         bed.remove(class, name).await.expect("it is removed");
         // What was read was the moment of the snapshot.
-        let source = crate::client::synchronous(&bed.store.s3("monday"));
+        let source = synchronous(&bed.store.s3("monday"));
         bed.client
             .restore("again", 1, &source)
             .await
@@ -209,7 +214,7 @@ async fn at_100_percent_all_of_a_volume_may_be_overwritten() {
     valve.open();
     let state = bed.client.end_of(&request).await;
     assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
-    let source = crate::client::synchronous(&bed.store.s3("monday"));
+    let source = synchronous(&bed.store.s3("monday"));
     bed.remove("thick", "data").await.expect("it is removed");
     bed.client
         .restore("again", 1, &source)
@@ -278,4 +283,138 @@ async fn removing_a_volume_cancels_its_backup_and_takes_the_snapshot_along() {
         let state = bed.client.poll(&request).await.expect("it is told");
         assert_eq!(state.state(), StateType::Error, "{}", state.msg);
     }
+}
+
+/// What a backup of `data` as `name` has read from its snapshot.
+async fn bytes_read(bed: &Bed, name: &str) -> u64 {
+    let request = backup(name, "data", &bed.store.s3(name));
+    let state = bed.client.poll(&request).await.expect("it starts");
+    assert_eq!(state.state(), StateType::Inprogress, "{}", state.msg);
+    let request = WatchJobRequest {
+        kind: JobKind::Backup.into(),
+        name: name.to_owned(),
+        device_class: String::new(),
+    };
+    let mut states = crate::client::ok(bed.client.clone().own.watch_job(request).await);
+    loop {
+        let state = states.message().await.expect("followed").expect("an end");
+        if state.phase() == JobPhase::Done {
+            return state.volume_io_bytes;
+        }
+        assert_ne!(state.phase(), JobPhase::Failed, "{}", state.error);
+    }
+}
+
+/// Whether the pool's metadata is held for somebody.
+fn metadata_is_held() -> bool {
+    let status = run(&["dmsetup", "status", "vm-pool-tpool"]);
+    status.split(' ').nth(6) != Some("-")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_thin_volume_only_what_is_mapped_is_read() {
+    const BYTES: u64 = 128 * MIB;
+    let mut bed = Bed::new().await;
+    bed.create("thin", "data", BYTES).await;
+    fill("/dev/vm/data", 0, MIB, "first");
+    fill("/dev/vm/data", 100 * MIB, 3 * MIB, "middle");
+    fill("/dev/vm/data", BYTES - 4096, 4096, "last");
+    run(&["sync"]);
+    // In chunks of 256 KiB.
+    let mapped = 4 * MIB + (256 << 10);
+    assert_eq!(bytes_read(&bed, "one").await, mapped);
+    assert!(!metadata_is_held());
+    let mut original = vec![0; 128 << 20];
+    let device = std::fs::File::open("/dev/vm/data").expect("opens");
+    for (at, len) in [(0, MIB), (100 * MIB, 3 * MIB), (BYTES - 4096, 4096)] {
+        let range = usize::try_from(at).expect("fits")..usize::try_from(at + len).expect("fits");
+        device
+            .read_exact_at(&mut original[range], at)
+            .expect("reads");
+    }
+    drop(device);
+
+    // Blocks that were discarded are not mapped any more; what a killed daemon held is let go of.
+    run(&[
+        "blkdiscard",
+        "-o",
+        "104857600",
+        "-l",
+        "1048576",
+        "/dev/vm/data",
+    ]);
+    original[100 << 20..101 << 20].fill(0);
+    run(&[
+        "dmsetup",
+        "message",
+        "vm-pool-tpool",
+        "0",
+        "reserve_metadata_snap",
+    ]);
+    assert!(metadata_is_held());
+    bed.restart().await;
+    assert_eq!(bed.names("thin").await, ["data"]);
+    assert!(!metadata_is_held());
+    assert_eq!(bytes_read(&bed, "two").await, mapped - MIB);
+
+    // Somebody else holds it: then all is read, and all is right.
+    run(&[
+        "dmsetup",
+        "message",
+        "vm-pool-tpool",
+        "0",
+        "reserve_metadata_snap",
+    ]);
+    assert_eq!(bytes_read(&bed, "three").await, BYTES);
+    assert!(metadata_is_held(), "it is theirs");
+    assert!(
+        bed.daemon
+            .log()
+            .contains("a backup reads unmapped blocks, too")
+    );
+    run(&[
+        "dmsetup",
+        "message",
+        "vm-pool-tpool",
+        "0",
+        "release_metadata_snap",
+    ]);
+
+    bed.remove("thin", "data").await.expect("it is removed");
+    for name in ["two", "three"] {
+        let mut request = crate::client::with_source("again", 1, &synchronous(&bed.store.s3(name)));
+        request.device_class = "thin".to_owned();
+        crate::client::ok(bed.client.clone().lv.create_lv(request).await);
+        assert_holds("again", &original);
+        bed.remove("thin", "again").await.expect("it is removed");
+    }
+    bed.assert_left(&[]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thin_volume_over_another_is_read_where_it_has_no_blocks() {
+    let bed = Bed::new().await;
+    bed.create("thick", "below", 64 * MIB).await;
+    fill("/dev/vm/below", 0, 64 * MIB, "below");
+    run(&["sync"]);
+    run(&["lvchange", "--activate", "n", "vm/below"]);
+    run(&["lvchange", "--permission", "r", "vm/below"]);
+    let over = [
+        "lvcreate",
+        "--yes",
+        "--snapshot",
+        "--thinpool",
+        "vm/pool",
+        "--name",
+        "data",
+    ];
+    run(&[&over[..], &["vm/below"]].concat());
+    write("data", 32 * MIB, MIB, 1);
+    let original = content("data");
+    assert!(original[..1 << 20].iter().any(|byte| *byte != 0));
+    assert_eq!(bytes_read(&bed, "monday").await, 64 * MIB);
+    let mut request = crate::client::with_source("again", 1, &synchronous(&bed.store.s3("monday")));
+    request.device_class = "thin".to_owned();
+    crate::client::ok(bed.client.clone().lv.create_lv(request).await);
+    assert_holds("again", &original);
 }
