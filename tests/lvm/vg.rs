@@ -16,6 +16,7 @@ use ringback_proto::lvmd::{
 use tonic::Status;
 
 use crate::{
+    bed,
     client::{Client, ok, sized_bytes},
     harness::{Daemon, MIB},
     store::Store,
@@ -39,6 +40,9 @@ pub(crate) struct Bed {
     pub(crate) daemon: Daemon,
     pub(crate) client: Client,
     pub(crate) store: Store,
+    // Gone in this order, when the daemon is: then nothing may be left.
+    _group: bed::Group,
+    _disks: bed::Bed,
 }
 
 impl Bed {
@@ -48,7 +52,9 @@ impl Bed {
 
     /// The same with further keys of the class `thick`, and further sections of the file.
     pub(crate) async fn with(thick: &str, sections: &str) -> Self {
-        empty_the_group();
+        let disks = bed::Bed::new();
+        let group = bed::Group::make(VG, &[0, 1, 2].map(|number| disks.disk(number)));
+        make_pools();
         let daemon = Daemon::with(|_| {
             format!(
                 "- {{ name: thick, volume-group: {VG}, default: true, spare-gb: 0, {thick} }}\n\
@@ -63,6 +69,8 @@ impl Bed {
             client: daemon.client().await,
             daemon,
             store: Store::start().await,
+            _group: group,
+            _disks: disks,
         }
     }
 
@@ -157,17 +165,7 @@ impl Bed {
     }
 }
 
-/// Removes all volumes, and makes the pools anew.
-fn empty_the_group() {
-    let mounted = fs::read_to_string("/proc/mounts").expect("mounts");
-    for line in mounted
-        .lines()
-        .filter(|line| line.starts_with("/dev/mapper/vm-"))
-    {
-        let at = line.split(' ').nth(1).expect("a mount point");
-        run(&["umount", at]);
-    }
-    run(&["lvremove", "--yes", VG]);
+fn make_pools() {
     let full_name = |pool: &str| format!("{VG}/{pool}");
     let size = format!("{POOL_BYTES}b");
     let pool = full_name(POOL);

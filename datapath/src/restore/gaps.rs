@@ -126,21 +126,22 @@ mod tests {
 
     const KIB: u64 = 1 << 10;
 
-    fn parts(ground: Ground, gap: Range<u64>, next: u64) -> Vec<Range<u64>> {
+    /// Beginnings and ends in KiB.
+    fn parts(ground: Ground, gap: Range<u64>, next: u64) -> Vec<(u64, u64)> {
         stale_parts(
             ground,
             gap.start * KIB..gap.end * KIB,
             next.saturating_mul(KIB),
         )
         .into_iter()
-        .map(|part| part.start / KIB..part.end / KIB)
+        .map(|part| (part.start / KIB, part.end / KIB))
         .collect()
     }
 
     #[test]
     fn on_stale_ground_a_gap_is_zeroed_whole_and_on_zeros_not_at_all() {
-        assert_eq!(parts(Ground::Stale, 64..256, 256), [64..256]);
-        assert_eq!(parts(Ground::Stale, 0..1024, u64::MAX), [0..1024]);
+        assert_eq!(parts(Ground::Stale, 64..256, 256), [(64, 256)]);
+        assert_eq!(parts(Ground::Stale, 0..1024, u64::MAX), [(0, 1024)]);
         assert_eq!(parts(Ground::Stale, 64..64, 64), []);
         assert_eq!(parts(Ground::Zeros, 64..256, 256), []);
     }
@@ -149,14 +150,14 @@ mod tests {
     fn on_stale_blocks_the_rests_of_the_blocks_around_a_gap_are_zeroed() {
         let ground = Ground::StaleBlocks(192 * KIB);
         // Chunks 64..128 and 512..576 in blocks of 192.
-        assert_eq!(parts(ground, 128..512, 512), [128..192, 384..512]);
-        assert_eq!(parts(ground, 0..64, 64), [0..64]);
+        assert_eq!(parts(ground, 128..512, 512), [(128, 192), (384, 512)]);
+        assert_eq!(parts(ground, 0..64, 64), [(0, 64)]);
         // One block around the whole gap.
-        assert_eq!(parts(ground, 256..320, 320), [256..320]);
+        assert_eq!(parts(ground, 256..320, 320), [(256, 320)]);
         // Nothing was written before, and chunks that begin with a block need nothing.
         assert_eq!(parts(ground, 0..192, 192), []);
         // Behind the last chunk.
-        assert_eq!(parts(ground, 256..4096, u64::MAX), [256..384]);
+        assert_eq!(parts(ground, 256..4096, u64::MAX), [(256, 384)]);
         assert_eq!(parts(ground, 384..4096, u64::MAX), []);
         assert_eq!(parts(ground, 0..4096, u64::MAX), []);
     }
