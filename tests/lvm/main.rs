@@ -11,11 +11,13 @@ mod bed;
 mod client;
 mod crashes;
 mod disk_errors;
+mod edges;
 mod filesystems;
 mod guest;
 #[path = "../e2e/harness.rs"]
 #[expect(dead_code, reason = "the end-to-end tests ask for more")]
 mod harness;
+mod model;
 mod mounted;
 mod paths;
 mod repository;

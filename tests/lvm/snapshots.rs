@@ -13,7 +13,10 @@ use crate::{
     harness::{MIB, wait_for},
     store::fill,
     valve::Valve,
-    vg::{Bed, CLASSES, VG, assert_holds, content, field, run, vg_free_bytes, words, write},
+    vg::{
+        Bed, CLASSES, PROMISED_BYTES_MAX, VG, assert_holds, content, field, run, vg_free_bytes,
+        words, write,
+    },
 };
 
 async fn snapshot(
@@ -60,7 +63,7 @@ async fn a_thin_volume_has_snapshots_to_read_to_write_and_larger_ones() {
 
     // All of them are promises.
     let promised = (32 + 32 + 40) * MIB;
-    assert_eq!(bed.free_bytes("thin").await, 5 * 512 * MIB - promised);
+    assert_eq!(bed.free_bytes("thin").await, PROMISED_BYTES_MAX - promised);
     bed.remove("thin", "data")
         .await
         .expect("snapshots stand alone");

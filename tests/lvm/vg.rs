@@ -27,6 +27,8 @@ pub(crate) const VG: &str = "vm";
 /// The thin pool that every bed has, and its size. It fails when it is full, and does not wait.
 pub(crate) const POOL: &str = "pool";
 pub(crate) const POOL_BYTES: u64 = 512 * MIB;
+/// What volumes of the class `thin` may have together.
+pub(crate) const PROMISED_BYTES_MAX: u64 = 20 * POOL_BYTES;
 /// The pool of the class `raw`, which does not zero its blocks. They are large, so that much of a
 /// block is left to what the disk held.
 pub(crate) const RAW_POOL: &str = "raw-pool";
@@ -59,9 +61,9 @@ impl Bed {
             format!(
                 "- {{ name: thick, volume-group: {VG}, default: true, spare-gb: 0, {thick} }}\n\
                  - {{ name: thin, volume-group: {VG}, type: thin, spare-gb: 0,\n\
-                 \x20   thin-pool: {{ name: {POOL}, overprovision-ratio: 5.0 }} }}\n\
+                 \x20   thin-pool: {{ name: {POOL}, overprovision-ratio: 20.0 }} }}\n\
                  - {{ name: raw, volume-group: {VG}, type: thin, spare-gb: 0,\n\
-                 \x20   thin-pool: {{ name: {RAW_POOL}, overprovision-ratio: 5.0 }} }}\n\
+                 \x20   thin-pool: {{ name: {RAW_POOL}, overprovision-ratio: 20.0 }} }}\n\
                  datapath: {{ memory-mib: 128, backups-max: 1, restores-max: 1 }}\n{sections}"
             )
         });

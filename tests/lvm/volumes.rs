@@ -7,8 +7,8 @@ use crate::{
     client::{assert_refused, ok, sized_bytes, sized_gb},
     harness::{GIB, MIB},
     vg::{
-        Bed, CLASSES, POOL, POOL_BYTES, VG, device, device_numbers, field, run, vg_free_bytes,
-        write,
+        Bed, CLASSES, POOL, POOL_BYTES, PROMISED_BYTES_MAX, VG, device, device_numbers, field, run,
+        vg_free_bytes, write,
     },
 };
 
@@ -95,7 +95,7 @@ async fn there_is_room_for_what_is_free_and_for_no_extent_more() {
         assert_eq!(bed.free_bytes(class).await, free, "{class}");
     }
     assert_eq!(bed.free_bytes("thick").await, vg_free_bytes());
-    assert_eq!(bed.free_bytes("thin").await, 5 * POOL_BYTES);
+    assert_eq!(bed.free_bytes("thin").await, PROMISED_BYTES_MAX);
     bed.assert_left(&[]);
 }
 
@@ -116,7 +116,7 @@ async fn watch_tells_of_the_pool_and_of_the_group_around_it() {
     assert_eq!(thin.free_bytes, vg_free_bytes());
     let pool = thin.thin_pool.as_ref().expect("a pool");
     assert_eq!(pool.size_bytes, POOL_BYTES);
-    assert_eq!(pool.overprovision_bytes, 5 * POOL_BYTES - 100 * MIB);
+    assert_eq!(pool.overprovision_bytes, PROMISED_BYTES_MAX - 100 * MIB);
     assert_eq!(
         format!("{:.2}", pool.data_percent),
         field(POOL, "data_percent")

@@ -32,6 +32,13 @@ pub(super) fn check(
                 "thin-pool of the device class {name:?} is not used: its type is not thin"
             ));
         }
+        if class.stripe.is_some_and(|stripe| stripe != 0) && class.r#type == Some(file::Type::Thin)
+        {
+            warnings.push(format!(
+                "stripe of the device class {name:?} is not used: its type is thin, and volumes \
+                 lie as their pool does"
+            ));
+        }
         let class = device_class(&name, class)
             .map_err(|reason| format!("device class {name:?} {reason}"))?;
         checked.push(class);

@@ -225,6 +225,18 @@ fn the_seeds_scripts_are_accepted_with_a_warning_each() {
 }
 
 #[test]
+fn stripes_of_a_thin_class_are_a_warning_as_the_pool_has_its_own() {
+    let text = class_with(
+        "  type: thin\n  stripe: 2\n  thin-pool: {name: pool, overprovision-ratio: 2}\n",
+    );
+    let config = Config::parse(&text).expect("valid");
+    let [warning] = &config.warnings[..] else {
+        panic!("one: {:?}", config.warnings);
+    };
+    assert!(warning.starts_with("stripe of the device class \"ssd\" is not used"));
+}
+
+#[test]
 fn the_room_of_snapshots_is_read() {
     let class = only_class(&class_with("  snapshot-percent: 100\n"));
     let Backing::Thick {
