@@ -158,7 +158,10 @@ impl Run {
         let volume = self.model.volumes.get_mut(name).expect("there");
         let len = u64::try_from(volume.content.len()).expect("few");
         let at = usize::try_from(self.dice.below(len)).expect("few");
-        volume.content[at] = self.dice.below(4) * self.dice.roll();
+        volume.content[at] = match self.dice.below(4) {
+            0 => 0,
+            _ => self.dice.roll(),
+        };
         put(name, &volume.content, &[at]);
         format!("write mebibyte {at} of {name}")
     }
