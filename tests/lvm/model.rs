@@ -101,16 +101,16 @@ impl Run {
         let stored: Vec<String> = self.model.backups.keys().cloned().collect();
         let stored = self.dice.one_of(&stored);
         match (self.dice.below(100), volume, stored) {
-            (0..15, ..) => self.create(class).await,
-            (15..35, Some(name), _) => self.write(&name),
-            (35..43, Some(name), _) => self.snapshot(&name).await,
-            (43..58, Some(name), _) => self.back_up(&name).await,
-            (58..70, _, Some(stored)) => self.restore(class, &stored).await,
-            (70..80, Some(name), _) => self.resize(&name).await,
-            (80..92, Some(name), _) => self.remove(&name).await,
-            (92..96, ..) => self.kill().await,
-            (96..98, Some(name), _) => self.kill_in_a_backup(&name).await,
-            (98.., _, Some(stored)) => self.kill_in_a_restore(class, &stored).await,
+            (0..12, ..) => self.create(class).await,
+            (12..30, Some(name), _) => self.write(&name),
+            (30..38, Some(name), _) => self.snapshot(&name).await,
+            (38..50, Some(name), _) => self.back_up(&name).await,
+            (50..62, _, Some(stored)) => self.restore(class, &stored).await,
+            (62..68, Some(name), _) => self.resize(&name).await,
+            (68..86, Some(name), _) => self.remove(&name).await,
+            (86..90, ..) => self.kill().await,
+            (90..95, Some(name), _) => self.kill_in_a_backup(&name).await,
+            (95.., _, Some(stored)) => self.kill_in_a_restore(class, &stored).await,
             _ => self.create(class).await,
         }
     }
