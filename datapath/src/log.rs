@@ -36,6 +36,7 @@ pub use history::Committed;
 
 /// An entry's object must stay small, so that any store takes it in one write.
 const ENTRY_BYTES_MAX: usize = 4 << 10;
+const TOO_LONG: FormatError = FormatError::Damaged("the entry is over 4 KiB; use shorter names");
 /// Entries fetched at once in a replay.
 const FETCHES: usize = 16;
 /// A slot that is taken and cannot be seen is tried again so often, each time after a little more
@@ -175,8 +176,7 @@ impl Log {
         let object = slot.object();
         let bytes = self.repository.encode(ObjectKind::LogEntry, &object, entry);
         if bytes.len() > ENTRY_BYTES_MAX {
-            let too_long = FormatError::Damaged("the entry is over 4 KiB; use shorter names");
-            return Err(self.repository.refuse(&object, too_long));
+            return Err(self.repository.refuse(&object, TOO_LONG));
         }
         Ok(bytes)
     }
@@ -274,6 +274,9 @@ impl Log {
 
     fn push(&mut self, slot: Slot, bytes: Bytes) -> Result<Bytes, Error> {
         let object = slot.object();
+        if bytes.len() > ENTRY_BYTES_MAX {
+            return Err(self.repository.refuse(&object, TOO_LONG));
+        }
         let hash = Bytes::copy_from_slice(blake3::hash(&bytes).as_bytes());
         let entry: LogEntry = self
             .repository

@@ -40,7 +40,10 @@ pub(super) async fn keep_short(repository: &Repository, history: &History, newes
     match tokio::time::timeout(PATIENCE, work).await {
         Ok(Ok(removed)) => tracing::info!(slot, removed, "summed up the log in a checkpoint"),
         Ok(Err(error)) => tracing::warn!(slot, %error, "cannot keep the log short"),
-        Err(_) => tracing::warn!(slot, "gave up keeping the log short for now: it takes too long"),
+        Err(_) => tracing::warn!(
+            slot,
+            "gave up keeping the log short for now: it takes too long"
+        ),
     }
 }
 
