@@ -290,12 +290,18 @@ impl Log {
 }
 
 /// Whether an entry has room for these names, for checks before the work begins.
-pub fn entry_fits(name: &str, request_name: &str, volume_handle: &str) -> bool {
+pub fn entry_fits(
+    name: &str,
+    request_name: &str,
+    volume_handle: &str,
+    volume_identity: &str,
+) -> bool {
     // Ids, hashes, segments and numbers take under 3 KiB.
     let names = Commit {
         name: name.to_owned(),
         request_name: request_name.to_owned(),
         volume_handle: volume_handle.to_owned(),
+        volume_identity: volume_identity.to_owned(),
         ..Commit::default()
     };
     names.encoded_len() < 1 << 10
