@@ -106,6 +106,8 @@ pub(crate) enum Action {
 /// What the clients are to append, by name.
 pub(crate) struct Protocol {
     pub(crate) names: Vec<Vec<u8>>,
+    /// A client whose PUT got lost begins anew, as long as there were not so many tries by all.
+    pub(crate) tries_max: u8,
     pub(crate) mistake: Mistake,
 }
 
@@ -174,7 +176,7 @@ impl State {
     fn step(&mut self, at: usize, protocol: &Protocol) {
         let mut client = self.clients[at].clone();
         match client.phase.clone() {
-            Phase::Idle => self.decide(&mut client, &protocol.names[at]),
+            Phase::Idle | Phase::Counted => self.decide(&mut client, protocol, at),
             // Answered or not, the log tells.
             Phase::Sent => self.list(&mut client, None),
             Phase::Following { listed, base } => self.fetch(&mut client, &listed, base),
@@ -195,7 +197,6 @@ impl State {
                 client.confirms = true;
                 client.phase = Phase::Rebasing { base: 0 };
             }
-            Phase::Counted => client.phase = Phase::Idle,
             Phase::Summing => self.begin_to_truncate(&mut client, protocol.mistake),
             Phase::Truncating { up_to } => match self.log.keys().next() {
                 Some(&slot) if slot <= up_to => {
@@ -209,21 +210,29 @@ impl State {
         self.clients[at] = client;
     }
 
-    /// Sends an entry for the slot behind the head, if the name is free.
-    fn decide(&mut self, client: &mut Client, names: &[u8]) {
-        let Some(&name) = names.get(client.names_done) else {
-            return;
-        };
-        if client.history.iter().any(|it| it.name == name) {
+    /// Sends an entry for the slot behind the head, with the first name that is free.
+    fn decide(&mut self, client: &mut Client, protocol: &Protocol, at: usize) {
+        client.phase = Phase::Idle;
+        let is_taken = |name: u8| client.history.iter().any(|it| it.name == name);
+        let names = &protocol.names[at];
+        while let Some(&name) = names.get(client.names_done) {
+            if !is_taken(name) {
+                return self.send(client, name, protocol.tries_max);
+            }
             client.tried = None;
             client.names_done += 1;
-            return;
         }
-        let commit = *client.tried.get_or_insert_with(|| {
+    }
+
+    fn send(&mut self, client: &mut Client, name: u8, tries_max: u8) {
+        if client.tried.is_none() {
+            if self.ids == tries_max {
+                return;
+            }
             self.ids += 1;
-            Commit { name, id: self.ids }
-        });
-        let chain = [&client.history[..], &[commit]].concat();
+            client.tried = Some(Commit { name, id: self.ids });
+        }
+        let chain: Chain = client.history.iter().copied().chain(client.tried).collect();
         client.slot = chain.len();
         client.phase = Phase::Sent;
         self.sent.insert(Request::Entry(chain));
@@ -234,31 +243,20 @@ impl State {
         let head = client.history.len();
         let listed = self.listed_behind(head);
         let base = rebased.unwrap_or(head);
-        let has_gap = (head + 1..).zip(&listed).any(|(next, slot)| next != *slot);
-        client.phase = if has_gap {
-            Phase::Rebasing { base }
+        if (head + 1..).zip(&listed).all(|(next, slot)| next == *slot) {
+            client.follow(listed, base);
         } else {
-            Phase::Following { listed, base }
-        };
+            client.phase = Phase::Rebasing { base };
+        }
     }
 
-    /// Fetches the next entry; after the last one, sees what that means for the own.
+    /// Fetches the next entry.
     fn fetch(&self, client: &mut Client, listed: &[Slot], base: Slot) {
-        let Some((&slot, rest)) = listed.split_first() else {
-            let own = client.tried.expect("there was a try");
-            let found = client.history.iter().position(|it| *it == own);
-            match found.map(|at| at + 1) {
-                Some(_) if client.confirms => client.count(),
-                Some(slot) => client.phase = Phase::Seen(slot),
-                None => client.decide_again(),
-            }
-            return;
-        };
+        let (&slot, rest) = listed.split_first().expect("there are some to fetch");
         match continued(&client.history, slot, self.log.get(&slot)) {
             Some(chain) => {
                 client.history = chain;
-                let listed = rest.to_vec();
-                client.phase = Phase::Following { listed, base };
+                client.follow(rest.to_vec(), base);
             }
             None => client.phase = Phase::Rebasing { base },
         }
@@ -287,6 +285,21 @@ impl Client {
             confirms: false,
             names_done: 0,
             acknowledged: Vec::new(),
+        }
+    }
+
+    /// With these to fetch; if there are none, with what the log says of the own entry.
+    fn follow(&mut self, listed: Vec<Slot>, base: Slot) {
+        if !listed.is_empty() {
+            self.phase = Phase::Following { listed, base };
+            return;
+        }
+        let own = self.tried.expect("there was a try");
+        let found = self.history.iter().position(|it| *it == own);
+        match found.map(|at| at + 1) {
+            Some(_) if self.confirms => self.count(),
+            Some(slot) => self.phase = Phase::Seen(slot),
+            None => self.decide_again(),
         }
     }
 
@@ -385,14 +398,18 @@ impl Model for Protocol {
                 let mut entries = state.log.iter();
                 entries.any(|(_, chain)| !state.truth.starts_with(chain))
             }),
-            Property::sometimes("all names are in, and the log is short", |model, state| {
-                let done = |(client, names): (&Client, &Vec<u8>)| client.names_done == names.len();
-                let all = state.clients.iter().zip(&model.names).all(done);
-                all && state.log.len() < state.truth.len()
-            }),
+            Property::sometimes(
+                "all names are in, and the log is short",
+                |model: &Self, state: &State| {
+                    let done =
+                        |(client, names): (&Client, &Vec<u8>)| client.names_done == names.len();
+                    let all = state.clients.iter().zip(&model.names).all(done);
+                    all && state.log.len() < state.truth.len()
+                },
+            ),
             Property::sometimes(
                 "a checkpoint stands for an entry before its writer looks",
-                |_, state| {
+                |_, state: &State| {
                     state.clients.iter().any(|it| {
                         it.confirms && {
                             let own = it.tried.expect("there was a try");
