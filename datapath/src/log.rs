@@ -2,9 +2,15 @@
 //!
 //! Ordering rule: an entry is appended after everything it refers to is durable, at exactly the
 //! slot behind the last one replayed, and only if that slot was free. Lost races replay what came
-//! between and decide again.
+//! between and decide again. Then the newest checkpoint is looked at: a writer that was asleep may
+//! have written into a slot that was removed, where nobody reads.
 
+mod checkpoint;
 mod history;
+mod replay;
+mod truncate;
+#[cfg(test)]
+mod with_checkpoints;
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -14,21 +20,23 @@ use prost::Message;
 use ringback_proto::repository::{Commit, LogEntry, log_entry::Kind};
 
 use crate::{
-    error::Error,
+    error::{Error, ErrorKind},
     format::{
         FormatError,
-        name::{CHECKPOINT, LOG, ObjectKind, PackName, Slot, random},
+        name::{LOG, ObjectKind, PackName, Slot, random},
     },
     repository::{Repository, is_worth_another_try},
     store::{PutNew, StoreError},
 };
 
+use checkpoint::Scope;
 use history::History;
 
 pub use history::Committed;
 
 /// An entry's object must stay small, so that any store takes it in one write.
 const ENTRY_BYTES_MAX: usize = 4 << 10;
+const TOO_LONG: FormatError = FormatError::Damaged("the entry is over 4 KiB; use shorter names");
 /// Entries fetched at once in a replay.
 const FETCHES: usize = 16;
 /// A slot that is taken and cannot be seen is tried again so often, each time after a little more
@@ -45,12 +53,16 @@ pub struct Log {
 impl Log {
     /// Reads the whole log.
     pub async fn replay(repository: &Repository) -> Result<Self, Error> {
-        let mut log = Self {
+        Ok(Self {
             repository: repository.clone(),
-            history: History::default(),
-        };
-        log.catch_up().await?;
-        Ok(log)
+            history: replay::replay(repository, Scope::Whole).await?,
+        })
+    }
+
+    /// The backup of this name, by as little of the log as tells.
+    pub async fn look_up(repository: &Repository, name: &str) -> Result<Option<Committed>, Error> {
+        let history = replay::replay(repository, Scope::Backup(name)).await?;
+        Ok(history.find(name).cloned())
     }
 
     /// All backups, in the order of their commits.
@@ -112,10 +124,11 @@ impl Log {
         let mut conflicts = 0;
         loop {
             let slot = self.history.head.next();
+            let kind = decide(&self.history)?;
             let entry = LogEntry {
                 previous: self.history.head_hash.clone(),
                 nonce: nonce.clone(),
-                kind: Some(decide(&self.history)?),
+                kind: Some(kind.clone()),
             };
             let bytes = self.encode(slot, &entry)?;
             let put = self.repository.store().put_new(&slot.object(), bytes).await;
@@ -128,8 +141,10 @@ impl Log {
                 }
                 Err(error) => return Err(error.into()),
             };
-            if let Some(own) = self.read_on(Some(&nonce)).await? {
-                self.check_no_checkpoints().await?;
+            if let Some(found) = self.read_on(Some((&nonce, &kind))).await?
+                && let Some((own, newest)) = self.confirm(found, &kind).await?
+            {
+                truncate::keep_short(&self.repository, &self.history, newest).await;
                 return Ok(own);
             }
             if self.history.head < slot {
@@ -161,8 +176,7 @@ impl Log {
         let object = slot.object();
         let bytes = self.repository.encode(ObjectKind::LogEntry, &object, entry);
         if bytes.len() > ENTRY_BYTES_MAX {
-            let too_long = FormatError::Damaged("the entry is over 4 KiB; use shorter names");
-            return Err(self.repository.refuse(&object, too_long));
+            return Err(self.repository.refuse(&object, TOO_LONG));
         }
         Ok(bytes)
     }
@@ -172,9 +186,39 @@ impl Log {
         self.read_on(None).await.map(drop)
     }
 
-    /// Takes up the entries behind the head; the slot of the one with the nonce `own`.
-    async fn read_on(&mut self, own: Option<&Bytes>) -> Result<Option<Slot>, Error> {
-        self.check_no_checkpoints().await?;
+    /// Takes up the entries behind the head; the slot of the own one, known by its nonce, or by what
+    /// it does if a checkpoint stands for it.
+    async fn read_on(&mut self, own: Option<(&Bytes, &Kind)>) -> Result<Option<Slot>, Error> {
+        let head = self.history.head;
+        let followed = self.follow(own.map(|(nonce, _)| nonce)).await;
+        match &followed {
+            // Those behind the head may have been removed, which does not happen without a
+            // checkpoint above them.
+            Err(error) if error.kind() == ErrorKind::Damaged => {}
+            _ => return followed,
+        }
+        if checkpoint::slots(&self.repository).await?.last() <= Some(&head) {
+            return followed;
+        }
+        self.history = replay::replay(&self.repository, Scope::Whole).await?;
+        Ok(own.and_then(|(_, kind)| self.history.slot_of(kind)))
+    }
+
+    /// Its slot, if the own entry found in this slot is in the log, and the newest checkpoint: the
+    /// slot lies above that, or the entry is in the log that is read from there.
+    async fn confirm(&mut self, found: Slot, kind: &Kind) -> Result<Option<(Slot, Slot)>, Error> {
+        let slots = checkpoint::slots(&self.repository).await?;
+        let newest = slots.last().copied().unwrap_or_default();
+        if newest < found {
+            return Ok(Some((found, newest)));
+        }
+        self.history = replay::replay(&self.repository, Scope::Whole).await?;
+        Ok(self.history.slot_of(kind).map(|own| (own, newest)))
+    }
+
+    /// Takes up the entries behind the head, which must be there; the slot of the one with the
+    /// nonce `own`.
+    async fn follow(&mut self, own: Option<&Bytes>) -> Result<Option<Slot>, Error> {
         let mut found = None;
         let repository = self.repository.clone();
         let mut fetched = stream::iter(self.slots_behind().await?)
@@ -230,6 +274,9 @@ impl Log {
 
     fn push(&mut self, slot: Slot, bytes: Bytes) -> Result<Bytes, Error> {
         let object = slot.object();
+        if bytes.len() > ENTRY_BYTES_MAX {
+            return Err(self.repository.refuse(&object, TOO_LONG));
+        }
         let hash = Bytes::copy_from_slice(blake3::hash(&bytes).as_bytes());
         let entry: LogEntry = self
             .repository
@@ -240,30 +287,21 @@ impl Log {
             .map_err(|source| self.repository.refuse(&object, source))?;
         Ok(nonce)
     }
-
-    /// This version writes none, and cannot tell what a truncated log still holds.
-    async fn check_no_checkpoints(&self) -> Result<(), Error> {
-        let listed = self.repository.store().list(CHECKPOINT, None).await?;
-        match listed.last() {
-            None => Ok(()),
-            Some(last) => Err(self.repository.refuse(
-                &last.name,
-                FormatError::Newer {
-                    what: "a checkpoint; checkpoints in this repository:",
-                    found: listed.len() as u64,
-                },
-            )),
-        }
-    }
 }
 
 /// Whether an entry has room for these names, for checks before the work begins.
-pub fn entry_fits(name: &str, request_name: &str, volume_handle: &str) -> bool {
+pub fn entry_fits(
+    name: &str,
+    request_name: &str,
+    volume_handle: &str,
+    volume_identity: &str,
+) -> bool {
     // Ids, hashes, segments and numbers take under 3 KiB.
     let names = Commit {
         name: name.to_owned(),
         request_name: request_name.to_owned(),
         volume_handle: volume_handle.to_owned(),
+        volume_identity: volume_identity.to_owned(),
         ..Commit::default()
     };
     names.encoded_len() < 1 << 10

@@ -134,13 +134,18 @@ fn subject(request: Request, source: &Source) -> Result<Subject, Failure> {
         volume_identity: request.identity.unwrap_or_else(|| source.identity.clone()),
         created_ms: now_ms(),
     };
-    if log::entry_fits(&subject.name, &subject.request_name, &subject.volume_handle) {
+    if log::entry_fits(
+        &subject.name,
+        &subject.request_name,
+        &subject.volume_handle,
+        &subject.volume_identity,
+    ) {
         return Ok(subject);
     }
     Err(Failure::new(
         Code::InvalidArgument,
-        "the backup's name and the volume's handle have more than 1000 bytes together; use \
-         shorter ones (--name, --handle)",
+        "the backup's name and the volume's handle and identity have more than 1000 bytes together; \
+         use shorter ones (--name, --handle, --identity)",
     ))
 }
 

@@ -108,6 +108,8 @@ impl BackupJobs {
             source.backup.name(),
             &request.name,
             request.volume_handle.as_str(),
+            // Not known yet; two uuids, for which there is room beyond what this asks for.
+            "",
         ) {
             return Err(Failure::new(
                 Code::InvalidArgument,

@@ -64,7 +64,7 @@ pub async fn find(
     name: &str,
 ) -> Result<Option<Committed>, Error> {
     match Repository::open(Arc::new(store), passphrase).await {
-        Ok(repository) => Ok(Log::replay(&repository).await?.find(name).cloned()),
+        Ok(repository) => Ok(Log::look_up(&repository, name).await?),
         Err(Error::NoRepository { .. }) => Ok(None),
         Err(error) => Err(error),
     }

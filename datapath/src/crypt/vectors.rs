@@ -2,7 +2,6 @@
 
 use std::{fs, path::PathBuf, sync::Arc};
 
-use ringback_proto::repository::{LogEntry, log_entry::Kind};
 use serde_json::Value;
 
 use super::{
@@ -11,8 +10,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    format::name::{ObjectKind, Slot},
-    log::Committed,
+    log::Log,
     repository::Repository,
     restore::{self, Backup},
     settings::Settings,
@@ -122,65 +120,60 @@ fn ids_and_checks_are_hashed_as_others_hash_them() {
     }
 }
 
-async fn open(passphrase: &str) -> Result<Repository, Error> {
-    let url = format!("file://{}", folder().join("encrypted").display());
+async fn open(repository: &str, passphrase: Option<&str>) -> Result<Repository, Error> {
+    let url = format!("file://{}", folder().join(repository).display());
     let RepositoryUrl::Folder(path) = RepositoryUrl::parse(&url).expect("a URL") else {
         panic!("a folder");
     };
     let store = FolderStore::open(path, 4).await.expect("opens");
-    let passphrase = Passphrase::new(Secret::new(passphrase)).expect("valid");
-    Repository::open(Arc::new(store), Some(&passphrase)).await
+    let passphrase = passphrase.map(|it| Passphrase::new(Secret::new(it)).expect("valid"));
+    Repository::open(Arc::new(store), passphrase.as_ref()).await
 }
 
-/// The backups in it, whatever else the log says.
-async fn backups(repository: &Repository) -> Vec<Committed> {
-    let listed = repository.store().list("log/", None).await.expect("listed");
-    let mut backups = Vec::new();
-    for slot in (1..=listed.len() as u64).map(Slot) {
-        let object = slot.object();
-        let bytes = repository.store().get(&object).await.expect("got");
-        let entry: LogEntry = repository
-            .decode(ObjectKind::LogEntry, &object, bytes)
-            .expect("opens");
-        if let Some(Kind::Commit(commit)) = entry.kind {
-            backups.push(Committed { slot, commit });
-        }
+/// Restores all backups of a repository, and holds them against what they must be.
+async fn restore_all(repository: &Repository, expected: &Value) {
+    let target = tempfile::tempdir().expect("a folder");
+    let log = Log::replay(repository).await.expect("replays");
+    let wanted = expected["backups"].as_object().expect("by name");
+    assert_eq!(log.commits().len(), wanted.len());
+    for committed in log.commits() {
+        let name = &committed.commit.name;
+        let found = Log::look_up(repository, name).await.expect("looked up");
+        assert_eq!(found.as_ref(), Some(committed));
+        let backup = Backup::read(repository, committed).await.expect("read");
+        let path = target.path().join(name);
+        let file = fs::File::create(&path).expect("made");
+        file.set_len(backup.volume_bytes()).expect("set");
+        let (progress, stop) = (Arc::default(), crate::stop::Stop::default());
+        let settings = Settings {
+            buffer_bytes: 4 << 20,
+            ..Settings::default()
+        };
+        restore::run(repository, &backup, &path, &settings, &progress, &stop)
+            .await
+            .expect("restored");
+        let found = blake3::hash(&fs::read(&path).expect("read")).to_string();
+        assert_eq!(found, text(&wanted[name], "blake3"), "{name}");
     }
-    backups
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_encrypted_repository_that_others_wrote_opens_with_each_passphrase_and_is_restored() {
-    let expected = &json("expected.json")["repositories"]["encrypted"];
-    let passphrases = expected["passphrases"].as_array().expect("a list");
-    assert!(passphrases.len() > 1);
-    let target = tempfile::tempdir().expect("a folder");
-    for (n, passphrase) in passphrases.iter().enumerate() {
-        let repository = open(passphrase.as_str().expect("text")).await;
-        let repository = repository.expect("opens");
-        let backups = backups(&repository).await;
-        assert_eq!(
-            backups.len(),
-            expected["backups"].as_object().expect("by name").len()
-        );
-        for committed in backups {
-            let wanted = &expected["backups"][&committed.commit.name];
-            let backup = Backup::read(&repository, &committed).await.expect("read");
-            let path = target.path().join(format!("{n} {}", committed.commit.name));
-            let file = fs::File::create(&path).expect("made");
-            file.set_len(backup.volume_bytes()).expect("set");
-            let (progress, stop) = (Arc::default(), crate::stop::Stop::default());
-            let settings = Settings {
-                buffer_bytes: 4 << 20,
-                ..Settings::default()
-            };
-            restore::run(&repository, &backup, &path, &settings, &progress, &stop)
-                .await
-                .expect("restored");
-            let found = blake3::hash(&fs::read(&path).expect("read")).to_string();
-            assert_eq!(found, text(wanted, "blake3"), "{}", committed.commit.name);
+async fn repositories_that_others_wrote_and_summed_up_open_with_each_passphrase_and_are_restored() {
+    let expected = &json("expected.json")["repositories"];
+    for name in ["plain", "encrypted", "summed", "summed-encrypted"] {
+        let expected = &expected[name];
+        let passphrases = expected["passphrases"].as_array().expect("a list");
+        assert_eq!(passphrases.len() > 1, name.contains("encrypted"));
+        let mut passphrases: Vec<_> = passphrases.iter().map(Value::as_str).collect();
+        if passphrases.is_empty() {
+            passphrases.push(None);
+        }
+        for passphrase in passphrases {
+            let repository = open(name, passphrase).await.expect("opens");
+            restore_all(&repository, expected).await;
         }
     }
-    let wrong = open("wrong").await.err().expect("refused");
+    let wrong = open("encrypted", Some("wrong")).await.err();
+    let wrong = wrong.expect("refused");
     assert!(matches!(wrong, Error::WrongPassphrase { .. }), "{wrong}");
 }

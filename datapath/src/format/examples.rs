@@ -12,14 +12,15 @@ use std::{collections::BTreeMap, fmt::Write, fs, path::Path};
 use bytes::Bytes;
 use prost::Message;
 use ringback_proto::repository::{
-    Commit, IndexSegment, IndexedPack, LogEntry, PackFooter, RefSet,
-    Repository as RepositoryMessage, Root, Statistics, log_entry::Kind,
+    Checkpoint, Commit, CommitBlock, CommitList, Damage, IndexSegment, IndexedPack, LogEntry,
+    PackFooter, RefSet, Repository as RepositoryMessage, Root, Segments, SlottedCommit, Statistics,
+    log_entry::Kind,
 };
 
 use super::{
     domain::{Domain, KeyEpoch},
     name::{ObjectKind, PackName, REPOSITORY, SessionId, Slot, join_names, ref_set_object},
-    object::{RepositoryId, encode, encode_clear},
+    object::{RepositoryId, decode, encode, encode_clear},
     pack::{Layout, Place},
     tree::{Entry, InnerNode, Leaf, NodeRef, height_for},
 };
@@ -199,6 +200,9 @@ fn examples() -> Examples {
     examples.insert(format!("name={REPOSITORY}"), bytes);
     let (monday, leaf, previous) = add_monday(&mut examples);
     add_tuesday(&monday, &leaf, &previous, &mut examples);
+    let repaired = add_segments(&monday, &mut examples);
+    add_damage(&mut examples);
+    add_checkpoint(&repaired, &mut examples);
     examples.insert("name=inner".into(), inner_node());
     examples.insert("record=lz4".into(), lz4_record().into());
     examples.insert("record=zstd".into(), zstd_record().into());
@@ -208,7 +212,7 @@ fn examples() -> Examples {
 
 /// The first backup: everything is new.
 fn add_monday(examples: &mut Examples) -> (Backup, NodeRef, Bytes) {
-    let data_pack = pack_name(session(1), 0xd0);
+    let data_pack = data_pack();
     let mut data = Pack::begin(ObjectKind::DataPack, data_pack);
     let first = data.append_chunk(&[b'A'; CHUNK_BYTES as usize]);
     let last = data.append_chunk(&[b'B'; 512]);
@@ -301,6 +305,91 @@ fn add_tuesday(monday: &Backup, leaf: &NodeRef, previous: &[u8], examples: &mut 
     frame(ObjectKind::RefSet, &object, &set, examples);
     let previous = owned(*blake3::hash(previous).as_bytes());
     tuesday.append_to_log(previous, &root, examples);
+}
+
+/// BLAKE3 of the entry in a slot.
+fn hash_of(slot: Slot, examples: &Examples) -> Bytes {
+    let entry = &examples[&format!("name={}", slot.object())];
+    owned(*blake3::hash(entry).as_bytes())
+}
+
+fn data_pack() -> PackName {
+    pack_name(session(1), 0xd0)
+}
+
+/// An index segment that takes the place of monday's, and the entry that says so.
+fn add_segments(monday: &Backup, examples: &mut Examples) -> PackName {
+    let repaired = pack_name(session(3), 0xf0);
+    let [of_monday, object] =
+        [monday.segments[0], repaired].map(|it| it.object(ObjectKind::IndexSegment));
+    let bytes = examples[&format!("name={of_monday}")].clone();
+    let kind = ObjectKind::IndexSegment;
+    let segment: IndexSegment =
+        decode(kind, &Domain::plain(ID), &of_monday, bytes).expect("as written");
+    frame(kind, &object, &segment, examples);
+    let entry = LogEntry {
+        previous: hash_of(Slot(2), examples),
+        nonce: owned(counting::<16>(0x80)),
+        kind: Some(Kind::Segments(Segments {
+            added: join_names([&repaired]),
+            dropped: join_names(&monday.segments),
+        })),
+    };
+    frame(ObjectKind::LogEntry, &Slot(3).object(), &entry, examples);
+    repaired
+}
+
+/// The entry that marks the data pack.
+fn add_damage(examples: &mut Examples) {
+    let entry = LogEntry {
+        previous: hash_of(Slot(3), examples),
+        nonce: owned(counting::<16>(0x90)),
+        kind: Some(Kind::Damage(Damage {
+            packs: join_names([&data_pack()]),
+        })),
+    };
+    frame(ObjectKind::LogEntry, &Slot(4).object(), &entry, examples);
+}
+
+/// What the four entries say, in one block of each kind.
+fn add_checkpoint(segment: &PackName, examples: &mut Examples) {
+    let commits = [Slot(1), Slot(2)].map(|slot| {
+        let object = slot.object();
+        let bytes = examples[&format!("name={object}")].clone();
+        let kind = ObjectKind::LogEntry;
+        let entry: LogEntry = decode(kind, &Domain::plain(ID), &object, bytes).expect("as written");
+        let Some(Kind::Commit(commit)) = entry.kind else {
+            panic!("slot {slot} has a backup");
+        };
+        SlottedCommit {
+            slot: slot.0,
+            commit: Some(commit),
+        }
+    });
+    let list = CommitList {
+        commits: commits.to_vec(),
+    };
+    let mut blocks = Pack::begin(ObjectKind::TreePack, pack_name(session(4), 0xe0));
+    let record = blocks.append_node(&list.encode_to_vec());
+    let segments = blocks.append_node(&join_names([segment]));
+    let marked = blocks.append_node(&join_names([&data_pack()]));
+    blocks.finish(examples);
+    let slot = Slot(4);
+    let sum = Checkpoint {
+        slot: slot.0,
+        head_hash: hash_of(slot, examples),
+        commits: vec![CommitBlock {
+            first_name: "monday".into(),
+            record: Some(record.to_message()),
+        }],
+        segments: vec![segments.to_message()],
+        marked: vec![marked.to_message()],
+        commit_count: 2,
+        segment_count: 1,
+        marked_count: 1,
+    };
+    let object = slot.checkpoint();
+    frame(ObjectKind::Checkpoint, &object, &sum, examples);
 }
 
 /// The top of a volume of 1025 chunks of which the first and the last are 65,536 `A`: both leaves

@@ -22,6 +22,8 @@ pub enum ObjectKind {
     RefSet = 6,
     /// `log/SLOT`.
     LogEntry = 7,
+    /// `checkpoint/SLOT`: what the log says up to a slot.
+    Checkpoint = 8,
 }
 
 /// Name of the write-once object that makes a prefix a repository.
@@ -142,7 +144,8 @@ fn folder_of(kind: ObjectKind) -> &'static str {
         ObjectKind::Repository
         | ObjectKind::KeySlot
         | ObjectKind::RefSet
-        | ObjectKind::LogEntry => {
+        | ObjectKind::LogEntry
+        | ObjectKind::Checkpoint => {
             unreachable!("only packs and segments have such names")
         }
     }
@@ -184,12 +187,17 @@ impl Slot {
         format!("{LOG}{:016x}", self.0)
     }
 
+    /// Name of the object that sums the log up to here.
+    pub fn checkpoint(self) -> String {
+        format!("{CHECKPOINT}{:016x}", self.0)
+    }
+
     /// The one behind it.
     pub fn next(self) -> Self {
         Self(self.0 + 1)
     }
 
-    /// The slot that an object's name below [`LOG`] stands for.
+    /// The slot that the rest of an object's name below [`LOG`] or [`CHECKPOINT`] stands for.
     pub fn parse(digits: &str) -> Option<Self> {
         let is_digit = |c: u8| matches!(c, b'0'..=b'9' | b'a'..=b'f');
         let canonical = digits.len() == 16 && digits.bytes().all(is_digit);

@@ -29,6 +29,10 @@ pub(crate) struct FakeStore {
     pub(crate) flips: AtomicU32,
     /// In so many whole GETs the last byte comes in wrong.
     pub(crate) whole_flips: AtomicU32,
+    /// So many objects may be deleted before it is denied; `None`: any.
+    pub(crate) deletes_left: Mutex<Option<u32>>,
+    /// Conditional PUTs of what begins so are denied.
+    pub(crate) denied: Mutex<Option<&'static str>>,
     /// Whole and ranged GETs.
     pub(crate) gets: AtomicU32,
     /// Those of them that were for index segments.
@@ -66,6 +70,14 @@ impl FakeStore {
         found.ok_or_else(|| StoreError::NotFound {
             object: object.to_owned(),
         })
+    }
+
+    fn denial(&self, object: &str) -> StoreError {
+        StoreError::Denied {
+            object: object.to_owned(),
+            endpoint: self.describe(),
+            code: "AccessDenied".into(),
+        }
     }
 
     /// Removes all objects whose names begin so; how many.
@@ -161,6 +173,10 @@ impl ObjectStore for FakeStore {
     }
 
     async fn put_new(&self, object: &str, bytes: Bytes) -> Result<PutNew, StoreError> {
+        let denied = *self.denied.lock().unwrap_or_else(PoisonError::into_inner);
+        if denied.is_some_and(|prefix| object.starts_with(prefix)) {
+            return Err(self.denial(object));
+        }
         let mut objects = self.objects();
         if one_of(&self.conflicts) || (objects.contains_key(object) && !self.overwrites) {
             return Ok(PutNew::Exists);
@@ -170,6 +186,13 @@ impl ObjectStore for FakeStore {
     }
 
     async fn delete(&self, object: &str) -> Result<(), StoreError> {
+        let mut left = self
+            .deletes_left
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(left) = &mut *left {
+            *left = left.checked_sub(1).ok_or_else(|| self.denial(object))?;
+        }
         self.objects().remove(object);
         Ok(())
     }

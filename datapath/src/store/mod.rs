@@ -177,7 +177,7 @@ pub trait ObjectStore: Send + Sync {
 
     /// Removes an object; one that is not there is removed already.
     ///
-    /// Only key slots are ever removed.
+    /// Only key slots are ever removed, and entries of the log that checkpoints stand for.
     async fn delete(&self, object: &str) -> Result<(), StoreError>;
 
     /// Begins a multipart upload, of parts of `part_bytes`.
