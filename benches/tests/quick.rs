@@ -62,7 +62,12 @@ fn a_run_measures_every_contender_in_every_phase_and_round() {
         (results.volume.bytes, results.volume.changed_blocks),
         (24 << 20, 1)
     );
-    for (name, phases) in [("raw", 3), ("ringback", 4)] {
+    for (name, phases) in [
+        ("raw", 3),
+        ("ringback", 4),
+        ("ringback-none", 4),
+        ("ringback-sealed", 4),
+    ] {
         let contender = results.contenders.iter().find(|it| it.name == name);
         let contender = contender.expect(name);
         assert_eq!(contender.failure, None);

@@ -61,7 +61,12 @@ pub struct DeviceClass {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Backing {
     /// Extents of the volume group.
-    Thick(LvcreateOptions),
+    Thick {
+        /// How they are made.
+        options: LvcreateOptions,
+        /// How large a backup's snapshot is, in percent of its volume: 1 to 100.
+        snapshot_percent: u32,
+    },
     /// Blocks of a thin pool in the volume group.
     Thin {
         /// The pool's name.

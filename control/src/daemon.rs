@@ -26,7 +26,7 @@ use crate::{
         ClassRef, CreateSnapshot, CreateVolume, RemoveVolume, ResizeVolume, ShrinkRule, VolumeInfo,
         VolumeSize,
     },
-    volume::{self, NewSnapshot, NewVolume, Volume},
+    volume::{self, FreeSpace, NewSnapshot, NewVolume, Volume},
 };
 
 /// A running daemon, apart from its socket.
@@ -50,8 +50,8 @@ pub struct ClassSpace {
     pub default: bool,
     /// Free bytes, spare subtracted.
     pub free_bytes: u64,
-    /// Size of its group.
-    pub size_bytes: u64,
+    /// The room of its group, spare included.
+    pub group: FreeSpace,
 }
 
 impl Daemon {
@@ -125,9 +125,25 @@ impl Daemon {
                 )),
             };
         }
-        let grown = class.group.resize(&request.name, wanted).await?;
+        let grown = self.grow(class, &request.name, wanted).await?;
         self.changed();
         Ok(grown.size_bytes)
+    }
+
+    /// Where a volume cannot grow during a backup, the backup is waited for.
+    async fn grow(
+        &self,
+        class: &Class,
+        name: &VolumeName,
+        size_bytes: u64,
+    ) -> Result<Volume, Failure> {
+        loop {
+            match class.group.resize(name, size_bytes).await {
+                Err(volume::Error::BeingBackedUp(_))
+                    if self.backups.end_on(&class.config.volume_group, name).await => {}
+                resized => return Ok(resized?),
+            }
+        }
     }
 
     /// Makes a snapshot that is a volume of its own.
@@ -169,19 +185,20 @@ impl Daemon {
 
     /// Free bytes of a class.
     pub async fn free_bytes(&self, class: &ClassRef) -> Result<u64, Failure> {
-        Ok(self.groups.class(class)?.free().await?.free_bytes)
+        let class = self.groups.class(class)?;
+        Ok(class.free_bytes(&class.group.free().await?))
     }
 
     /// The room of all classes.
     pub async fn spaces(&self) -> Result<Vec<ClassSpace>, Failure> {
         let mut spaces = Vec::new();
         for class in self.groups.classes() {
-            let free = class.free().await?;
+            let group = class.group.free().await?;
             spaces.push(ClassSpace {
                 name: class.config.name.clone(),
                 default: class.config.default,
-                free_bytes: free.free_bytes,
-                size_bytes: free.size_bytes,
+                free_bytes: class.free_bytes(&group),
+                group,
             });
         }
         Ok(spaces)

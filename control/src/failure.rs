@@ -49,12 +49,14 @@ impl From<volume::Error> for Failure {
         let code = match &error {
             Error::NotFound(_) => Code::NotFound,
             Error::AlreadyExists(_) => Code::AlreadyExists,
-            Error::NoSpace { .. } => Code::ResourceExhausted,
+            Error::NoSpace { .. } | Error::Full(_) => Code::ResourceExhausted,
             Error::Unsupported(_) => Code::Unimplemented,
-            Error::InUse(_) => Code::FailedPrecondition,
+            Error::InUse(_) | Error::BeingBackedUp(_) => Code::FailedPrecondition,
             Error::Owned { .. }
             | Error::Unavailable { .. }
             | Error::Damaged { .. }
+            | Error::Command { .. }
+            | Error::Report { .. }
             | Error::Io { .. } => Code::Internal,
         };
         Self::new(code, error.to_string())

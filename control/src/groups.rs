@@ -9,7 +9,10 @@ use crate::{
     failure::Failure,
     names::VolumeName,
     request::{ClassRef, VolumeHandle},
-    volume::{self, Directory, FreeSpace, LayoutOptions, Volume, VolumeGroup},
+    volume::{
+        self, Directory, FreeSpace, LayoutOptions, Volume, VolumeGroup,
+        lvm::{self, Lvm, Provision},
+    },
 };
 
 /// The configured classes, each with its group.
@@ -41,35 +44,17 @@ pub struct Located {
 impl Groups {
     /// Opens every configured group.
     pub async fn open(config: &Config) -> Result<Self, Failure> {
-        let mut opened: HashMap<PathBuf, Arc<Directory>> = HashMap::new();
+        let mut opened = Opened::default();
         let mut classes = Vec::new();
         for class in &config.device_classes {
-            let Backing::Directory { directory, attach } = &class.backing else {
-                return Err(Failure::new(
-                    Code::Unimplemented,
-                    format!(
-                        "device class {:?} uses the LVM volume group {:?}; this version of \
-                         ringback serves classes with `directory: PATH` only",
-                        class.name, class.volume_group
-                    ),
-                ));
-            };
-            let group = match opened.get(directory) {
-                Some(group) => Arc::clone(group),
-                None => {
-                    let group = Arc::new(Directory::open(directory, *attach).await?);
-                    opened.insert(directory.clone(), Arc::clone(&group));
-                    group
-                }
-            };
             classes.push(Class {
                 config: Arc::new(class.clone()),
-                group,
+                group: opened.group_of(class, &config.lvm_command_prefix).await?,
             });
         }
         Ok(Self {
             classes,
-            directories: opened.into_values().collect(),
+            directories: opened.directories.into_values().collect(),
         })
     }
 
@@ -146,6 +131,56 @@ impl Groups {
     }
 }
 
+/// Groups that are open already: classes share them.
+#[derive(Default)]
+struct Opened {
+    directories: HashMap<PathBuf, Arc<Directory>>,
+    volume_groups: HashMap<String, Arc<lvm::Group>>,
+}
+
+impl Opened {
+    async fn group_of(
+        &mut self,
+        class: &DeviceClass,
+        lvm_prefix: &[String],
+    ) -> Result<Arc<dyn VolumeGroup>, volume::Error> {
+        let provision = match &class.backing {
+            Backing::Directory { directory, attach } => {
+                if let Some(group) = self.directories.get(directory) {
+                    return Ok(Arc::clone(group) as _);
+                }
+                let group = Arc::new(Directory::open(directory, *attach).await?);
+                let path = directory.clone();
+                self.directories.insert(path, Arc::clone(&group));
+                return Ok(group);
+            }
+            Backing::Thick {
+                snapshot_percent, ..
+            } => Provision::Thick {
+                snapshot_percent: *snapshot_percent,
+            },
+            Backing::Thin {
+                pool,
+                overprovision_ratio,
+                ..
+            } => Provision::Thin {
+                pool: pool.clone(),
+                overprovision_ratio: *overprovision_ratio,
+            },
+        };
+        let name = &class.volume_group;
+        let group = match self.volume_groups.get(name) {
+            Some(group) => Arc::clone(group),
+            None => {
+                let group = lvm::Group::open(name, lvm_prefix).await?;
+                self.volume_groups.insert(name.clone(), Arc::clone(&group));
+                group
+            }
+        };
+        Ok(Arc::new(Lvm::of(&group, provision).await?))
+    }
+}
+
 impl Class {
     /// Checks that the name fits this class's group, device-mapper name included.
     pub fn check_name(&self, name: &VolumeName) -> Result<(), Failure> {
@@ -160,7 +195,7 @@ impl Class {
     ) -> Result<LayoutOptions, Failure> {
         let Some(name) = option_class else {
             return Ok(match &self.config.backing {
-                Backing::Thick(options) | Backing::Thin { options, .. } => LayoutOptions {
+                Backing::Thick { options, .. } | Backing::Thin { options, .. } => LayoutOptions {
                     stripes: options.stripe,
                     stripe_size: options.stripe_size.clone(),
                     lvcreate_options: options.arguments.clone(),
@@ -187,12 +222,36 @@ impl Class {
         })
     }
 
-    /// The group's room, this class's spare subtracted from what is free.
-    pub async fn free(&self) -> Result<FreeSpace, Failure> {
-        let free = self.group.free().await?;
-        Ok(FreeSpace {
-            free_bytes: free.free_bytes.saturating_sub(self.config.spare_bytes),
-            ..free
-        })
+    /// What is free of the group's room when this class's spare is subtracted.
+    pub fn free_bytes(&self, free: &FreeSpace) -> u64 {
+        without_spare(free, self.config.spare_bytes)
+    }
+}
+
+/// The spare is there for snapshots: what ours take is taken from it first, so that a backup does
+/// not change what is free as long as the spare is enough for it.
+fn without_spare(free: &FreeSpace, spare_bytes: u64) -> u64 {
+    let without_snapshots = free.free_bytes.saturating_add(free.snapshots_bytes);
+    let spared = without_snapshots.saturating_sub(spare_bytes);
+    spared.min(free.free_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snapshots_of_ours_are_taken_from_the_spare_first() {
+        let free = |free_bytes, snapshots_bytes| FreeSpace {
+            free_bytes,
+            size_bytes: 1000,
+            snapshots_bytes,
+            pool: None,
+        };
+        assert_eq!(without_spare(&free(500, 0), 100), 400);
+        assert_eq!(without_spare(&free(440, 60), 100), 400);
+        assert_eq!(without_spare(&free(350, 150), 100), 350);
+        assert_eq!(without_spare(&free(350, 150), 0), 350);
+        assert_eq!(without_spare(&free(50, 0), 100), 0);
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{path::Path, sync::Arc};
 
+use async_trait::async_trait;
+
 use crate::{
     device::{self, Device, DeviceError, Extent},
     error::Error,
@@ -33,7 +35,46 @@ pub struct Subject {
     pub created_ms: u64,
 }
 
-/// Backs up the frozen volume at `volume`; when this returns without an error, the backup exists.
+/// A frozen volume.
+#[derive(Clone, Copy)]
+pub struct Volume<'a> {
+    /// Where it can be read.
+    pub path: &'a Path,
+    /// The ranges of it that may hold data, ascending, where somebody knows better than the file
+    /// system of an image: block devices cannot be asked.
+    pub extents: Option<&'a [Extent]>,
+    /// Whether it has held still, asked when all has been read.
+    pub still: &'a dyn Still,
+}
+
+/// Who knows whether a volume is still what it was when it was frozen.
+#[async_trait]
+pub trait Still: Send + Sync {
+    /// An error is a sentence that says why what was read may be wrong.
+    async fn check(&self) -> Result<(), String>;
+}
+
+/// What nobody can change.
+struct AlwaysStill;
+
+#[async_trait]
+impl Still for AlwaysStill {
+    async fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+impl<'a, P: AsRef<Path> + ?Sized> From<&'a P> for Volume<'a> {
+    fn from(path: &'a P) -> Self {
+        Self {
+            path: path.as_ref(),
+            extents: None,
+            still: &AlwaysStill,
+        }
+    }
+}
+
+/// Backs up a frozen volume; when this returns without an error, the backup exists.
 ///
 /// `log` is the repository's, as replayed. The volume must not change until this returns; however
 /// it ends, the volume is closed then. Nobody else may back up the same volume to the same
@@ -42,14 +83,15 @@ pub struct Subject {
 pub async fn run(
     repository: &Repository,
     log: &mut Log,
-    volume: &Path,
+    volume: impl Into<Volume<'_>>,
     subject: &Subject,
     settings: &Settings,
     progress: &Arc<Progress>,
     stop: &Stop,
 ) -> Result<Committed, Error> {
     let size = repository.chunk_size();
-    let (device, extents) = open(volume, settings.direct).await?;
+    let volume = volume.into();
+    let (device, extents) = open(&volume, settings.direct).await?;
     let volume_bytes = device.size_bytes;
     let plan = ReadPlan::new(size, volume_bytes, &extents);
     progress.set_total(volume_bytes);
@@ -89,6 +131,8 @@ pub async fn run(
         let commit = written
             .into_commit(repository, &parent, volume_bytes, size, subject)
             .await?;
+        // All has been read, and nothing counts yet.
+        volume.still.check().await.map_err(Error::Moved)?;
         log.append(commit).await
     };
     let ended = stop.unless_halted(work).await;
@@ -103,11 +147,14 @@ pub async fn run(
 }
 
 /// Opens the volume and asks which ranges of it hold data.
-async fn open(volume: &Path, direct: bool) -> Result<(Device, Vec<Extent>), Error> {
-    let volume = volume.to_owned();
+async fn open(volume: &Volume<'_>, direct: bool) -> Result<(Device, Vec<Extent>), Error> {
+    let (path, known) = (volume.path.to_owned(), volume.extents.map(<[_]>::to_vec));
     let opened = blocking(move || {
-        let device = device::open_for_read(&volume, direct)?;
-        let extents = device.data_extents()?;
+        let device = device::open_for_read(&path, direct)?;
+        let extents = match known {
+            Some(extents) => extents,
+            None => device.data_extents()?,
+        };
         Ok::<_, DeviceError>((device, extents))
     });
     Ok(opened.await??)
@@ -123,7 +170,7 @@ mod tests {
     use crate::{
         chunk::ChunkSize,
         repository::FETCH_TRIES,
-        restore::{self, Backup},
+        restore::{self, Backup, Ground, Target},
         store::fake::FakeStore,
     };
 
@@ -161,15 +208,19 @@ mod tests {
             self.folder.path().join("volume")
         }
 
-        async fn back_up(&self, name: &str) -> Statistics {
-            let mut log = Log::replay(&self.repository).await.expect("replay");
-            let subject = Subject {
+        fn subject(name: &str) -> Subject {
+            Subject {
                 name: name.to_owned(),
                 request_name: name.to_owned(),
                 volume_handle: "volume".to_owned(),
                 volume_identity: "volume".to_owned(),
                 created_ms: 0,
-            };
+            }
+        }
+
+        async fn back_up(&self, name: &str) -> Statistics {
+            let mut log = Log::replay(&self.repository).await.expect("replay");
+            let subject = Self::subject(name);
             let (volume, progress, stop) = (self.volume(), Arc::default(), Stop::default());
             run(
                 &self.repository,
@@ -204,6 +255,107 @@ mod tests {
             .await?;
             assert!(fs::read(self.volume()).expect("read") == fs::read(target).expect("read"));
             Ok(())
+        }
+    }
+
+    /// A snapshot that was lost while it was read.
+    struct Lost;
+
+    #[async_trait]
+    impl Still for Lost {
+        async fn check(&self) -> Result<(), String> {
+            Err("the snapshot ran full".to_owned())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_volume_that_did_not_hold_still_is_not_committed() {
+        let bed = Bed::new().await;
+        let mut log = Log::replay(&bed.repository).await.expect("replay");
+        let volume = bed.volume();
+        let lost = Volume {
+            still: &Lost,
+            ..Volume::from(&volume)
+        };
+        let subject = Bed::subject("lost");
+        let (progress, stop) = (Arc::default(), Stop::default());
+        let settings = &bed.settings;
+        let done = run(
+            &bed.repository,
+            &mut log,
+            lost,
+            &subject,
+            settings,
+            &progress,
+            &stop,
+        )
+        .await;
+        let error = done.expect_err("it did not hold still");
+        assert_eq!(error.to_string(), "the snapshot ran full");
+        let log = Log::replay(&bed.repository).await.expect("replay");
+        assert!(log.commits().is_empty());
+    }
+
+    #[tokio::test]
+    async fn only_known_extents_are_read_and_the_rest_is_a_hole() {
+        let bed = Bed::new().await;
+        let mut log = Log::replay(&bed.repository).await.expect("replay");
+        let volume = bed.volume();
+        let second_chunk = [Extent {
+            start: 64 << 10,
+            end: 128 << 10,
+        }];
+        let known = Volume {
+            extents: Some(&second_chunk),
+            ..Volume::from(&volume)
+        };
+        let (progress, stop) = (Arc::default(), Stop::default());
+        let committed = run(
+            &bed.repository,
+            &mut log,
+            known,
+            &Bed::subject("thin"),
+            &bed.settings,
+            &progress,
+            &stop,
+        )
+        .await
+        .expect("backed up");
+        let statistics = committed.commit.statistics.expect("statistics");
+        assert_eq!(
+            (statistics.new_bytes, statistics.hole_bytes),
+            (64 << 10, 4 * (64 << 10))
+        );
+        assert_eq!(progress.volume_io_bytes(), 64 << 10);
+    }
+
+    #[tokio::test]
+    async fn a_restore_to_stale_ground_leaves_nothing_of_what_was_there() {
+        let bed = Bed::new().await;
+        // Chunks 1 and 4 hold data, and the last block of chunk 1 does not.
+        let mut bytes = vec![0; 5 * (64 << 10)];
+        bytes[64 << 10..(128 << 10) - 4096].fill(7);
+        bytes[4 * (64 << 10)..].fill(9);
+        fs::write(bed.volume(), &bytes).expect("write");
+        bed.back_up("holes").await;
+        let backup = Backup::open(&bed.repository, "holes").await.expect("opens");
+        for ground in [Ground::Stale, Ground::Zeros] {
+            let path = bed.folder.path().join("stale");
+            fs::write(&path, vec![0xff; 6 * (64 << 10)]).expect("write");
+            let target = Target {
+                path: &path,
+                ground,
+            };
+            let (progress, stop) = (Arc::default(), Stop::default());
+            let repository = &bed.repository;
+            restore::run(repository, &backup, target, &bed.settings, &progress, &stop)
+                .await
+                .expect("restored");
+            let restored = fs::read(&path).expect("read");
+            let clean = restored[..bytes.len()] == bytes
+                && restored[bytes.len()..].iter().all(|byte| *byte == 0);
+            // The second round shows that the first would have noticed.
+            assert_eq!(clean, ground == Ground::Stale);
         }
     }
 

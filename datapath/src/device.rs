@@ -12,7 +12,7 @@ use std::{
 
 use nix::{
     errno::Errno,
-    fcntl::OFlag,
+    fcntl::{FallocateFlags, OFlag, fallocate},
     unistd::{Whence, lseek64},
 };
 
@@ -126,6 +126,22 @@ fn open_file(path: &Path, options: &mut OpenOptions, direct: bool) -> io::Result
             options.custom_flags(0).open(path).map(|file| (file, false))
         }
         opened => opened.map(|file| (file, true)),
+    }
+}
+
+/// Makes a range of an open volume read as zeros: first the way that gives the space back; devices
+/// that cannot, write zeros.
+pub fn zero_range(volume: &File, start: u64, bytes: u64) -> io::Result<()> {
+    let offset = |bytes| i64::try_from(bytes).map_err(io::Error::other);
+    let (start, bytes) = (offset(start)?, offset(bytes)?);
+    let keep_size = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE | keep_size;
+    match fallocate(volume, punch, start, bytes) {
+        Err(Errno::EOPNOTSUPP) => {
+            let zero = FallocateFlags::FALLOC_FL_ZERO_RANGE | keep_size;
+            Ok(fallocate(volume, zero, start, bytes)?)
+        }
+        done => Ok(done?),
     }
 }
 

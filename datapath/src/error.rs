@@ -24,7 +24,7 @@ pub enum ErrorKind {
     Damaged,
     /// Make the volume larger.
     TooSmall,
-    /// Make room in the store.
+    /// Make room, in the store or where the volume lies.
     Full,
     /// Use another version, store or way.
     Unsupported,
@@ -165,6 +165,9 @@ pub enum Error {
         /// What could not be read any more.
         offset: u64,
     },
+    /// The volume did not hold still, so that what was read may be wrong; the sentence says why.
+    #[error("{0}")]
+    Moved(String),
     /// It was told to end before its work was done.
     #[error("stopped before the end")]
     Stopped,
@@ -232,9 +235,14 @@ impl Error {
             Self::NameTaken { .. } => ErrorKind::NameTaken,
             Self::TooSmall { .. } => ErrorKind::TooSmall,
             Self::UnsuitableStore { .. } => ErrorKind::Unsupported,
-            Self::Device(_) | Self::Io { .. } | Self::Shrunk { .. } | Self::System { .. } => {
-                ErrorKind::Local
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                ErrorKind::Full
             }
+            Self::Device(_)
+            | Self::Io { .. }
+            | Self::Shrunk { .. }
+            | Self::Moved(_)
+            | Self::System { .. } => ErrorKind::Local,
             Self::Stopped => ErrorKind::Stopped,
         }
     }

@@ -1,10 +1,12 @@
 //! The log: the order of a repository's backups, and what makes each of them exist.
 //!
-//! Ordering rule: a commit is appended after everything it refers to is durable, at exactly the
+//! Ordering rule: an entry is appended after everything it refers to is durable, at exactly the
 //! slot behind the last one replayed, and only if that slot was free. Lost races replay what came
 //! between and decide again.
 
-use std::time::Duration;
+mod history;
+
+use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -15,11 +17,15 @@ use crate::{
     error::Error,
     format::{
         FormatError,
-        name::{CHECKPOINT, LOG, ObjectKind, Slot, random},
+        name::{CHECKPOINT, LOG, ObjectKind, PackName, Slot, random},
     },
     repository::{Repository, is_worth_another_try},
     store::{PutNew, StoreError},
 };
+
+use history::History;
+
+pub use history::Committed;
 
 /// An entry's object must stay small, so that any store takes it in one write.
 const ENTRY_BYTES_MAX: usize = 4 << 10;
@@ -30,22 +36,10 @@ const FETCHES: usize = 16;
 const CONFLICTS_MAX: u32 = 12;
 const CONFLICT_WAIT: Duration = Duration::from_millis(100);
 
-/// A backup and its slot.
-#[derive(Debug, Clone)]
-pub struct Committed {
-    /// Where in the log.
-    pub slot: Slot,
-    /// What was committed.
-    pub commit: Commit,
-}
-
 /// The log as replayed up to some slot.
 pub struct Log {
     repository: Repository,
-    commits: Vec<Committed>,
-    head: Slot,
-    /// BLAKE3 of the head's object; empty before the first.
-    head_hash: Bytes,
+    history: History,
 }
 
 impl Log {
@@ -53,9 +47,7 @@ impl Log {
     pub async fn replay(repository: &Repository) -> Result<Self, Error> {
         let mut log = Self {
             repository: repository.clone(),
-            commits: Vec::new(),
-            head: Slot(0),
-            head_hash: Bytes::new(),
+            history: History::default(),
         };
         log.catch_up().await?;
         Ok(log)
@@ -63,65 +55,89 @@ impl Log {
 
     /// All backups, in the order of their commits.
     pub fn commits(&self) -> &[Committed] {
-        &self.commits
+        &self.history.commits
     }
 
     /// The backup of this name.
     pub fn find(&self, name: &str) -> Option<&Committed> {
-        self.commits.iter().find(|it| it.commit.name == name)
+        self.history.find(name)
     }
 
     /// The newest backup of this volume.
     pub fn latest_of(&self, volume_identity: &str) -> Option<&Committed> {
-        self.commits
+        self.commits()
             .iter()
             .rev()
             .find(|it| it.commit.volume_identity == volume_identity)
+    }
+
+    /// The index segments that count, the freshest last.
+    pub(crate) fn segments(&self) -> &[PackName] {
+        &self.history.segments
+    }
+
+    /// Data packs that were found damaged: nothing new may refer to them.
+    pub(crate) fn marked(&self) -> &BTreeSet<PackName> {
+        &self.history.marked
     }
 
     /// Appends a commit; when this returns, the backup exists.
     ///
     /// A backup of that name that came first is `NameTaken`.
     pub async fn append(&mut self, commit: Commit) -> Result<Committed, Error> {
+        let repository = self.repository.clone();
+        let slot = self
+            .append_entry(|history| match history.find(&commit.name) {
+                None => Ok(Kind::Commit(commit.clone())),
+                Some(other) => Err(Error::NameTaken {
+                    backup: commit.name.clone(),
+                    repository: repository.store().describe(),
+                    by: format!(
+                        "{:?} requested as {:?}",
+                        other.commit.volume_handle, other.commit.request_name
+                    ),
+                }),
+            })
+            .await?;
+        Ok(Committed { slot, commit })
+    }
+
+    /// Appends an entry at the slot behind the head; `decide` says which, anew each time that
+    /// somebody else's came first.
+    async fn append_entry(
+        &mut self,
+        decide: impl Fn(&History) -> Result<Kind, Error>,
+    ) -> Result<Slot, Error> {
         let nonce = Bytes::copy_from_slice(&random::<16>());
         let mut conflicts = 0;
         loop {
-            self.check_name_is_free(&commit)?;
-            let slot = Slot(self.head.0 + 1);
+            let slot = self.history.head.next();
             let entry = LogEntry {
-                previous: self.head_hash.clone(),
+                previous: self.history.head_hash.clone(),
                 nonce: nonce.clone(),
-                kind: Some(Kind::Commit(commit.clone())),
+                kind: Some(decide(&self.history)?),
             };
             let bytes = self.encode(slot, &entry)?;
-            let store = self.repository.store();
-            match store.put_new(&slot.object(), bytes.clone()).await {
-                Ok(PutNew::Created) => self.push(slot, bytes)?,
-                Ok(PutNew::Exists) => {
-                    self.catch_up().await?;
-                    if self.head < slot {
-                        conflicts += 1;
-                        self.wait_for_other(slot, conflicts).await?;
-                    }
-                }
-                // The answer was lost, the entry perhaps not: the slot tells.
+            let put = self.repository.store().put_new(&slot.object(), bytes).await;
+            // Whether the PUT was acknowledged or not, the slot tells: an entry with our nonce is
+            // ours.
+            let answer_lost = match put {
+                Ok(PutNew::Created | PutNew::Exists) => None,
                 Err(StoreError::Unreachable { endpoint, reason }) => {
-                    self.catch_up().await?;
-                    if self.head < slot {
-                        return Err(StoreError::Unreachable { endpoint, reason }.into());
-                    }
+                    Some(StoreError::Unreachable { endpoint, reason })
                 }
                 Err(error) => return Err(error.into()),
-            }
-            // Whether the PUT was acknowledged or not: an entry with our commit is ours.
-            let found = self
-                .commits
-                .iter()
-                .rev()
-                .find(|it| it.commit.id == commit.id);
-            if let Some(committed) = found.cloned() {
+            };
+            if let Some(own) = self.read_on(Some(&nonce)).await? {
                 self.check_no_checkpoints().await?;
-                return Ok(committed);
+                return Ok(own);
+            }
+            if self.history.head < slot {
+                if let Some(error) = answer_lost {
+                    return Err(error.into());
+                }
+                conflicts += 1;
+                self.wait_for_other(slot, conflicts).await?;
             }
         }
     }
@@ -141,20 +157,6 @@ impl Log {
         Ok(())
     }
 
-    fn check_name_is_free(&self, commit: &Commit) -> Result<(), Error> {
-        match self.find(&commit.name) {
-            None => Ok(()),
-            Some(other) => Err(Error::NameTaken {
-                backup: commit.name.clone(),
-                repository: self.repository.store().describe(),
-                by: format!(
-                    "{:?} requested as {:?}",
-                    other.commit.volume_handle, other.commit.request_name
-                ),
-            }),
-        }
-    }
-
     fn encode(&self, slot: Slot, entry: &LogEntry) -> Result<Bytes, Error> {
         let object = slot.object();
         let bytes = self.repository.encode(ObjectKind::LogEntry, &object, entry);
@@ -167,25 +169,15 @@ impl Log {
 
     /// Reads what others appended since.
     pub async fn catch_up(&mut self) -> Result<(), Error> {
+        self.read_on(None).await.map(drop)
+    }
+
+    /// Takes up the entries behind the head; the slot of the one with the nonce `own`.
+    async fn read_on(&mut self, own: Option<&Bytes>) -> Result<Option<Slot>, Error> {
         self.check_no_checkpoints().await?;
-        let after = self.head.object();
-        let listed = self.repository.store().list(LOG, Some(&after)).await?;
-        let mut next = self.head.0 + 1;
-        let mut slots = Vec::new();
-        for entry in listed {
-            let Some(slot) = entry.name.strip_prefix(LOG).and_then(Slot::parse) else {
-                continue;
-            };
-            if slot.0 != next {
-                return Err(self
-                    .repository
-                    .missing(&Slot(next).object(), "the log has later entries"));
-            }
-            next += 1;
-            slots.push(slot);
-        }
+        let mut found = None;
         let repository = self.repository.clone();
-        let mut fetched = stream::iter(slots)
+        let mut fetched = stream::iter(self.slots_behind().await?)
             .map(|slot| {
                 let repository = repository.clone();
                 async move {
@@ -195,13 +187,37 @@ impl Log {
             })
             .buffered(FETCHES);
         while let Some((slot, bytes)) = fetched.try_next().await? {
-            self.take_up(slot, bytes).await?;
+            let nonce = self.take_up(slot, bytes).await?;
+            if own == Some(&nonce) {
+                found = Some(slot);
+            }
         }
-        Ok(())
+        Ok(found)
     }
 
-    /// Takes up the entry behind the head, as it came in or as it comes in again.
-    async fn take_up(&mut self, slot: Slot, mut bytes: Bytes) -> Result<(), Error> {
+    /// The slots behind the head that have an entry.
+    async fn slots_behind(&self) -> Result<Vec<Slot>, Error> {
+        let after = self.history.head.object();
+        let listed = self.repository.store().list(LOG, Some(&after)).await?;
+        let mut next = self.history.head.next();
+        let mut slots = Vec::new();
+        for entry in listed {
+            let Some(slot) = entry.name.strip_prefix(LOG).and_then(Slot::parse) else {
+                continue;
+            };
+            if slot != next {
+                return Err(self
+                    .repository
+                    .missing(&next.object(), "the log has later entries"));
+            }
+            next = next.next();
+            slots.push(slot);
+        }
+        Ok(slots)
+    }
+
+    /// Takes up the entry behind the head, as it came in or as it comes in again; its nonce.
+    async fn take_up(&mut self, slot: Slot, mut bytes: Bytes) -> Result<Bytes, Error> {
         for tries in 1.. {
             let pushed = self.push(slot, bytes);
             if !is_worth_another_try(&pushed, tries) {
@@ -212,31 +228,17 @@ impl Log {
         unreachable!("the last try's outcome is returned")
     }
 
-    /// Takes up the entry behind the head.
-    fn push(&mut self, slot: Slot, bytes: Bytes) -> Result<(), Error> {
+    fn push(&mut self, slot: Slot, bytes: Bytes) -> Result<Bytes, Error> {
         let object = slot.object();
-        let refuse = |source| self.repository.refuse(&object, source);
         let hash = Bytes::copy_from_slice(blake3::hash(&bytes).as_bytes());
         let entry: LogEntry = self
             .repository
             .decode(ObjectKind::LogEntry, &object, bytes)?;
-        if entry.previous != self.head_hash {
-            return Err(refuse(FormatError::Damaged(
-                "it does not continue the entry before it",
-            )));
-        }
-        match entry.kind {
-            Some(Kind::Commit(commit)) => self.commits.push(Committed { slot, commit }),
-            None => {
-                return Err(refuse(FormatError::Newer {
-                    what: "a kind of entry in slot",
-                    found: slot.0,
-                }));
-            }
-        }
-        self.head = slot;
-        self.head_hash = hash;
-        Ok(())
+        let nonce = entry.nonce.clone();
+        self.history
+            .take(entry, hash)
+            .map_err(|source| self.repository.refuse(&object, source))?;
+        Ok(nonce)
     }
 
     /// This version writes none, and cannot tell what a truncated log still holds.
@@ -255,7 +257,7 @@ impl Log {
     }
 }
 
-/// Length of an entry with nothing in it but these names, for checks before the work begins.
+/// Whether an entry has room for these names, for checks before the work begins.
 pub fn entry_fits(name: &str, request_name: &str, volume_handle: &str) -> bool {
     // Ids, hashes, segments and numbers take under 3 KiB.
     let names = Commit {

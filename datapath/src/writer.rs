@@ -12,7 +12,7 @@ use crate::{
     chunk::{ChunkIndex, ChunkSize, EncodedChunk, Hashed, HashedChunk},
     error::Error,
     format::{
-        name::{ObjectKind, PackName, SessionId, join_names, pack_table, random},
+        name::{ObjectKind, PackName, SessionId, join_names, random},
         pack::Place,
         tree::{Entry, NodeRef},
     },
@@ -71,11 +71,11 @@ impl<'a> Writer<'a> {
         settings: &Settings,
         window: Window,
     ) -> Result<Self, Error> {
-        let segments = live_segments(repository, log)?;
+        let segments = log.segments();
         let mut cache =
-            SegmentCache::open(settings.index_cache.as_ref(), repository, &segments).await;
+            SegmentCache::open(settings.index_cache.as_ref(), repository, segments).await;
         let mut index = left_chunks(repository, &session, settings.index_bytes).await?;
-        index.load(repository, &segments, &mut cache).await?;
+        index.load(repository, segments, &mut cache).await?;
         let id = session.id;
         let (adopted_packs, adopted_bytes) = session.left();
         tracing::info!(
@@ -319,15 +319,4 @@ async fn index_adopted(
         segments.add(vec![pack]).await?;
     }
     Ok(())
-}
-
-/// The segments of all backups, oldest first.
-fn live_segments(repository: &Repository, log: &Log) -> Result<Vec<PackName>, Error> {
-    let mut segments = Vec::new();
-    for it in log.commits() {
-        let names = pack_table(&it.commit.segments)
-            .map_err(|source| repository.refuse(&it.slot.object(), source))?;
-        segments.extend(names);
-    }
-    Ok(segments)
 }

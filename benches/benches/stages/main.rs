@@ -4,6 +4,7 @@
 //! shows `ringback-bench run`.
 
 mod bed;
+mod codec;
 mod compute;
 mod packing;
 mod ring;
@@ -14,6 +15,10 @@ use criterion::{criterion_group, criterion_main};
 criterion_group!(
     stages,
     compute::hash_and_zero_test,
+    codec::compress,
+    codec::decompress,
+    codec::seal,
+    codec::stretch,
     ring::read,
     ring::write,
     packing::records_into_packs,

@@ -25,6 +25,8 @@ use crate::{
     volume::Volume,
 };
 
+use self::ringback::Way;
+
 /// Password of the repositories of peers that do without none.
 const PASSWORD: &str = "bench";
 /// What the volume is called in repositories.
@@ -113,16 +115,18 @@ pub trait Contender {
     }
 }
 
-/// The limits and ringback, which are always measured; ringback is the program at `program`.
+/// The limits and ringback in each way, which are always measured; ringback is the program at `program`.
 pub fn own(program: &Path, transfers: usize) -> Vec<Box<dyn Contender>> {
-    vec![
-        Box::new(fio::Fio),
-        Box::new(raw::RawLimit { transfers }),
+    let limits: [Box<dyn Contender>; 2] =
+        [Box::new(fio::Fio), Box::new(raw::RawLimit { transfers })];
+    let ways = [Way::Plain, Way::Uncompressed, Way::Encrypted].map(|way| {
         Box::new(ringback::Ringback {
             program: program.to_owned(),
             transfers,
-        }),
-    ]
+            way,
+        }) as Box<dyn Contender>
+    });
+    limits.into_iter().chain(ways).collect()
 }
 
 /// Every peer that the harness knows.

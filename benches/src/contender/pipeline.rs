@@ -1,7 +1,7 @@
 //! What one would write in a shell: `dd | zstd | aws s3 cp`, all of it every time.
 
 use super::{Bed, Contender, VOLUME_NAME, backup_name, first_line};
-use crate::{error::Error, measure::process::Launch, results::Phase};
+use crate::{measure::process::Launch, results::Phase};
 
 pub(super) struct Pipeline;
 

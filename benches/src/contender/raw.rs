@@ -3,7 +3,7 @@
 use std::env;
 
 use super::{Bed, Contender};
-use crate::{error::Error, measure::process::Launch, results::Phase};
+use crate::{measure::process::Launch, results::Phase};
 
 pub(super) struct RawLimit {
     pub(super) transfers: usize,

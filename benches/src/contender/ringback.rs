@@ -2,9 +2,8 @@
 
 use std::{fs, path::PathBuf};
 
-use super::{Bed, Contender, VOLUME_NAME, backup_name, first_line};
+use super::{Bed, Contender, PASSWORD, VOLUME_NAME, backup_name, first_line};
 use crate::{
-    error::Error,
     measure::process::Launch,
     results::{Phase, StageSample},
 };
@@ -12,6 +11,18 @@ use crate::{
 pub(super) struct Ringback {
     pub(super) program: PathBuf,
     pub(super) transfers: usize,
+    pub(super) way: Way,
+}
+
+/// What it is asked to do with the bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Nothing is asked: it compresses as hard as the bottleneck makes worth while.
+    Plain,
+    /// Not to compress.
+    Uncompressed,
+    /// To encrypt.
+    Encrypted,
 }
 
 impl Ringback {
@@ -22,11 +33,19 @@ impl Ringback {
 
 impl Contender for Ringback {
     fn name(&self) -> &'static str {
-        "ringback"
+        match self.way {
+            Way::Plain => "ringback",
+            Way::Uncompressed => "ringback-none",
+            Way::Encrypted => "ringback-sealed",
+        }
     }
 
     fn about(&self) -> &'static str {
-        "backup and restore by the command line, as it is without options"
+        match self.way {
+            Way::Plain => "backup and restore by the command line, as it is without options",
+            Way::Uncompressed => "the same with --compression none: as many bytes as the raw limit",
+            Way::Encrypted => "the same with a passphrase: every record is sealed",
+        }
     }
 
     fn version(&self) -> Option<String> {
@@ -42,6 +61,13 @@ impl Contender for Ringback {
                 .args(["backup", "--identity", VOLUME_NAME])
                 .arg(&bed.volume.path)
                 .arg(&path),
+        };
+        let ringback = match self.way {
+            Way::Uncompressed if phase != Phase::Restore => {
+                ringback.args(["--compression", "none"])
+            }
+            Way::Encrypted => ringback.env("RINGBACK_PASSPHRASE", PASSWORD),
+            Way::Plain | Way::Uncompressed => ringback,
         };
         ringback
             .args(["--quiet", "--endpoint", &bed.address.url])

@@ -10,6 +10,9 @@ const SPARE_GIB: u64 = 10;
 /// The most GiB whose bytes fit into 64 bits.
 const SPARE_GIB_MAX: u64 = u64::MAX >> 30;
 
+/// A fifth of a volume is seldom overwritten while it is backed up.
+const SNAPSHOT_PERCENT: u32 = 20;
+
 /// Class names become parts of Kubernetes' annotation keys, which have at most so many bytes.
 const NAME_BYTES_MAX: usize = 63;
 
@@ -27,6 +30,13 @@ pub(super) fn check(
         if class.thin_pool.is_some() && class.r#type != Some(file::Type::Thin) {
             warnings.push(format!(
                 "thin-pool of the device class {name:?} is not used: its type is not thin"
+            ));
+        }
+        if class.stripe.is_some_and(|stripe| stripe != 0) && class.r#type == Some(file::Type::Thin)
+        {
+            warnings.push(format!(
+                "stripe of the device class {name:?} is not used: its type is thin, and volumes \
+                 lie as their pool does"
             ));
         }
         let class = device_class(&name, class)
@@ -102,8 +112,26 @@ fn backing(class: file::DeviceClass) -> Result<Backing, String> {
         arguments: class.lvcreate_options.unwrap_or_default(),
     };
     match class.r#type {
-        None | Some(file::Type::Thick) => Ok(Backing::Thick(options)),
+        None | Some(file::Type::Thick) => Ok(Backing::Thick {
+            options,
+            snapshot_percent: snapshot_percent(class.snapshot_percent)?,
+        }),
+        Some(file::Type::Thin) if class.snapshot_percent.is_some() => Err(
+            "has the type thin and snapshot-percent; snapshots of thin volumes take blocks of \
+             their pool as they need them: leave snapshot-percent out"
+                .into(),
+        ),
         Some(file::Type::Thin) => thin(class.thin_pool, options),
+    }
+}
+
+fn snapshot_percent(percent: Option<u64>) -> Result<u32, String> {
+    match percent {
+        None => Ok(SNAPSHOT_PERCENT),
+        Some(percent @ 1..=100) => Ok(u32::try_from(percent).expect("at most 100")),
+        Some(percent) => Err(format!(
+            "has the snapshot-percent {percent}; it should be 1 to 100 percent of the volume"
+        )),
     }
 }
 
@@ -125,6 +153,7 @@ fn directory(class: file::DeviceClass) -> Result<Backing, String> {
             "lvcreate-options",
             class.lvcreate_options.is_some_and(|all| !all.is_empty()),
         ),
+        ("snapshot-percent", class.snapshot_percent.is_some()),
     ] {
         if present {
             return Err(format!(
@@ -265,7 +294,7 @@ fn clash(one: &DeviceClass, other: &DeviceClass) -> Option<String> {
                  groups differently"
             )
         }),
-        (Backing::Thick(_), Backing::Thick(_)) => same_group.then(|| {
+        (Backing::Thick { .. }, Backing::Thick { .. }) => same_group.then(|| {
             format!("share the volume-group {group:?}; thick classes should have one each")
         }),
         (Backing::Thin { pool: a, .. }, Backing::Thin { pool: b, .. }) => (same_group && a == b)

@@ -38,6 +38,7 @@ pub(super) struct DeviceClass {
     pub(super) lvcreate_options: Option<Vec<String>>,
     pub(super) r#type: Option<Type>,
     pub(super) thin_pool: Option<ThinPool>,
+    pub(super) snapshot_percent: Option<u64>,
     pub(super) directory: Option<String>,
     pub(super) attach: Option<Attach>,
 }

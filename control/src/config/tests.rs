@@ -57,11 +57,14 @@ lvcreate-option-classes:
     assert_eq!((ssd.default, ssd.spare_bytes), (true, 10 << 30));
     assert_eq!(
         ssd.backing,
-        Backing::Thick(LvcreateOptions {
-            stripe: Some(2),
-            stripe_size: Some("64K".into()),
-            arguments: vec!["--type=raid1".into(), "--cachesize".into(), "10".into()],
-        })
+        Backing::Thick {
+            options: LvcreateOptions {
+                stripe: Some(2),
+                stripe_size: Some("64K".into()),
+                arguments: vec!["--type=raid1".into(), "--cachesize".into(), "10".into()],
+            },
+            snapshot_percent: 20,
+        }
     );
     assert_eq!((thin.default, thin.spare_bytes), (false, 0));
     assert_eq!(
@@ -73,7 +76,13 @@ lvcreate-option-classes:
         }
     );
     assert_eq!((hdd.default, hdd.spare_bytes), (false, 10 << 30));
-    assert_eq!(hdd.backing, Backing::Thick(LvcreateOptions::default()));
+    assert_eq!(
+        hdd.backing,
+        Backing::Thick {
+            options: LvcreateOptions::default(),
+            snapshot_percent: 20,
+        }
+    );
 
     let raid = config.option_class("raid10").expect("configured");
     assert_eq!(raid.options, ["--type=raid10"]);
@@ -213,6 +222,30 @@ fn the_seeds_scripts_are_accepted_with_a_warning_each() {
     assert!(config.warnings[0].starts_with("backup.script-path is not used"));
     assert!(config.warnings[1].starts_with("backup.workdir is not used"));
     assert!(config.warnings[2].starts_with("restore.script-path is not used"));
+}
+
+#[test]
+fn stripes_of_a_thin_class_are_a_warning_as_the_pool_has_its_own() {
+    let text = class_with(
+        "  type: thin\n  stripe: 2\n  thin-pool: {name: pool, overprovision-ratio: 2}\n",
+    );
+    let config = Config::parse(&text).expect("valid");
+    let [warning] = &config.warnings[..] else {
+        panic!("one: {:?}", config.warnings);
+    };
+    assert!(warning.starts_with("stripe of the device class \"ssd\" is not used"));
+}
+
+#[test]
+fn the_room_of_snapshots_is_read() {
+    let class = only_class(&class_with("  snapshot-percent: 100\n"));
+    let Backing::Thick {
+        snapshot_percent, ..
+    } = class.backing
+    else {
+        panic!("it is thick: {:?}", class.backing);
+    };
+    assert_eq!(snapshot_percent, 100);
 }
 
 #[test]

@@ -86,6 +86,11 @@ pub async fn run(store: &Store, request: Request, watched: &Watched) -> Result<M
             let message = format!("{path} {change} while it was read; no backup was made");
             return Err(Failure::new(Code::Internal, message));
         }
+        (Err(error @ Error::Io { .. }), None) => {
+            let failure = Failure::from(error);
+            let message = format!("{path}: {failure}; no backup was made");
+            return Err(Failure::new(failure.code, message));
+        }
         (Err(error), _) => return Err(error.into()),
     };
     let mut warnings: Vec<String> = source

@@ -13,12 +13,10 @@ use std::{
 };
 
 use nix::{
-    errno::Errno,
-    fcntl::{FallocateFlags, fallocate},
     sys::statvfs::fstatvfs,
     unistd::{Whence, lseek64},
 };
-use ringback_datapath::{progress::Progress, stop::Stop};
+use ringback_datapath::{device, progress::Progress, stop::Stop};
 use tempfile::NamedTempFile;
 use tonic::Code;
 
@@ -156,31 +154,13 @@ impl DeviceTarget {
         let mut start = 0;
         while start < self.bytes && !stop.is_asked() {
             let step = ZERO_STEP_BYTES.min(self.bytes - start);
-            zero_range(&self.claim, start, step)
+            device::zero_range(&self.claim, start, step)
                 .map_err(|error| failed("fill with zeros", &self.path, &error))?;
             start += step;
             zeroing.add_done(step);
         }
         Ok(())
     }
-}
-
-/// First the way that gives the space back; devices that cannot, write zeros.
-fn zero_range(device: &File, start: u64, bytes: u64) -> io::Result<()> {
-    let (start, bytes) = (offset(start)?, offset(bytes)?);
-    let keep_size = FallocateFlags::FALLOC_FL_KEEP_SIZE;
-    let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE | keep_size;
-    match fallocate(device, punch, start, bytes) {
-        Err(Errno::EOPNOTSUPP) => {
-            let zero = FallocateFlags::FALLOC_FL_ZERO_RANGE | keep_size;
-            Ok(fallocate(device, zero, start, bytes)?)
-        }
-        done => Ok(done?),
-    }
-}
-
-fn offset(bytes: u64) -> io::Result<i64> {
-    i64::try_from(bytes).map_err(io::Error::other)
 }
 
 /// A file that is being filled. Dropped unfinished, it is gone.

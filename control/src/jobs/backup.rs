@@ -11,8 +11,9 @@ use std::{
 
 use futures::future::join_all;
 use ringback_datapath::{
-    backup::{self, Subject},
+    backup::{self, Still, Subject},
     copy,
+    error::{Error as DatapathError, ErrorKind},
     log::{self, Committed, Log},
     repository::Repository,
     store::{
@@ -133,15 +134,25 @@ impl BackupJobs {
 
     /// Cancels the backups of this volume and waits until they have let go of it.
     pub async fn cancel_on(&self, group_name: &str, volume: &VolumeName) {
-        let concerned: Vec<_> = self
-            .jobs()
-            .values()
-            .filter(|job| {
-                job.located.group_name == group_name && job.located.volume.name == *volume
-            })
-            .cloned()
-            .collect();
+        let concerned = self.running_on(group_name, volume);
         join_all(concerned.iter().map(|job| job.watched.halt())).await;
+    }
+
+    /// Waits for the ends of the backups of this volume; whether there were any.
+    pub async fn end_on(&self, group_name: &str, volume: &VolumeName) -> bool {
+        let concerned = self.running_on(group_name, volume);
+        join_all(concerned.iter().map(|job| job.watched.over.cancelled())).await;
+        !concerned.is_empty()
+    }
+
+    fn running_on(&self, group_name: &str, volume: &VolumeName) -> Vec<Arc<BackupJob>> {
+        let is_concerned = |job: &&Arc<BackupJob>| {
+            job.located.group_name == group_name
+                && job.located.volume.name == *volume
+                && !job.watched.over.is_cancelled()
+        };
+        let jobs = self.jobs();
+        jobs.values().filter(is_concerned).cloned().collect()
     }
 
     /// Brings every job to a point that it can be gone on with from, and waits for their ends.
@@ -409,10 +420,15 @@ impl BackupJob {
         };
         let subject = self.subject(&work.snapshot);
         let progress = &self.watched.progress;
+        let volume = backup::Volume {
+            path: frozen,
+            extents: work.snapshot.extents.as_deref(),
+            still: &work.snapshot,
+        };
         let done = backup::run(
             &work.repository,
             &mut work.log,
-            frozen,
+            volume,
             &subject,
             &settings,
             progress,
@@ -422,11 +438,17 @@ impl BackupJob {
         match done {
             Ok(committed) => Ok(describe_commit(&committed.commit)),
             // Somebody else took the name while we worked, or an answer came in late.
-            Err(ringback_datapath::error::Error::NameTaken { .. }) => {
+            Err(DatapathError::NameTaken { .. }) => {
                 let there = work.log.find(&subject.name);
                 self.judge(&there.expect("the log names it").commit)
             }
-            Err(error) => Err(error.into()),
+            // A snapshot that is lost cannot be read either; then its loss is the reason.
+            Err(error) => match work.snapshot.check().await {
+                Err(lost) if error.kind() == ErrorKind::Local => {
+                    Err(DatapathError::Moved(lost).into())
+                }
+                _ => Err(error.into()),
+            },
         }
     }
 

@@ -13,7 +13,7 @@ use ringback_datapath::{
     crypt::Passphrase,
     error::Error as DatapathError,
     repository::Repository,
-    restore::{self, Backup},
+    restore::{self, Backup, Target},
     store::{SharedCredentials, location::StoreConfig, s3::S3Store},
 };
 use tokio::sync::watch;
@@ -264,11 +264,16 @@ impl RestoreJob {
         } = self.watched.stop.unless_asked(self.open(config)).await?;
         if planted::RENAME_FIRST {
             let volume = volume.publish().await?;
-            self.fill(config, turns, &repository, &backup, &volume.path)
+            let target = Target::from(&volume.path);
+            self.fill(config, turns, &repository, &backup, target)
                 .await?;
             return Ok((&volume).into());
         }
-        let filled = self.fill(config, turns, &repository, &backup, volume.path());
+        let target = Target {
+            path: volume.path(),
+            ground: planted::ground(volume.ground()),
+        };
+        let filled = self.fill(config, turns, &repository, &backup, target);
         match filled.await {
             Ok(()) => Ok((&volume.publish().await?).into()),
             Err(failure) => {
@@ -330,7 +335,7 @@ impl RestoreJob {
         turns: &Turns,
         repository: &Repository,
         backup: &Backup,
-        target: &std::path::Path,
+        target: Target<'_>,
     ) -> Result<(), Failure> {
         self.state.send_replace(State::Running);
         let stop = &self.watched.stop;

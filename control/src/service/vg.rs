@@ -5,13 +5,18 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use futures::{Stream, stream};
 use ringback_proto::lvmd::{
     Empty, GetFreeBytesRequest, GetFreeBytesResponse, GetLvListRequest, GetLvListResponse,
-    WatchItem, WatchResponse, vg_service_server,
+    ThinPoolItem, WatchItem, WatchResponse, vg_service_server,
 };
 use tokio::sync::watch;
 use tonic::{Code, Request, Response, Status, async_trait};
 
 use super::VgService;
-use crate::{daemon::Daemon, dialect, failure::Failure, request::ClassRef};
+use crate::{
+    daemon::{ClassSpace, Daemon},
+    dialect,
+    failure::Failure,
+    request::ClassRef,
+};
 
 /// Room changes behind our back, too; watchers hear of it at least so often.
 const WATCH_INTERVAL: Duration = Duration::from_secs(10 * 60);
@@ -95,14 +100,27 @@ async fn spaces(daemon: &Daemon) -> Result<WatchResponse, Status> {
     let default = spaces.iter().find(|space| space.default);
     Ok(WatchResponse {
         free_bytes: default.map_or(0, |space| space.free_bytes),
-        items: spaces
-            .into_iter()
-            .map(|space| WatchItem {
-                free_bytes: space.free_bytes,
-                device_class: space.name,
-                size_bytes: space.size_bytes,
-                thin_pool: None,
-            })
-            .collect(),
+        items: spaces.into_iter().map(item).collect(),
     })
+}
+
+/// A thin class's item tells of its pool, and of the group around it.
+fn item(space: ClassSpace) -> WatchItem {
+    let ClassSpace {
+        name,
+        free_bytes,
+        group,
+        ..
+    } = space;
+    WatchItem {
+        free_bytes: group.pool.map_or(free_bytes, |pool| pool.group_free_bytes),
+        device_class: name,
+        size_bytes: group.size_bytes,
+        thin_pool: group.pool.map(|pool| ThinPoolItem {
+            data_percent: pool.data_percent,
+            metadata_percent: pool.metadata_percent,
+            overprovision_bytes: group.free_bytes,
+            size_bytes: pool.size_bytes,
+        }),
+    }
 }

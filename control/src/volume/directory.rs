@@ -25,6 +25,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use ringback_datapath::restore::Ground;
 use tokio::{runtime::Handle, sync::Mutex, task};
 
 use super::{
@@ -161,6 +162,10 @@ struct Pending {
 impl PendingVolume for Pending {
     fn path(&self) -> &Path {
         self.construction.image()
+    }
+
+    fn ground(&self) -> Ground {
+        Ground::Zeros
     }
 
     fn size_bytes(&self) -> u64 {

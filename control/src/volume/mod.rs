@@ -12,12 +12,15 @@ use std::{
 };
 
 use async_trait::async_trait;
+use ringback_datapath::{backup::Still, device::Extent, restore::Ground};
 
 use crate::names::{Tag, VolumeName};
 
 pub mod directory;
 mod ioctl;
 mod loopdev;
+pub mod lvm;
+mod ownership;
 
 pub use directory::Directory;
 pub use loopdev::Attach;
@@ -34,7 +37,8 @@ pub trait VolumeGroup: Send + Sync + 'static {
     /// The published volume of this name.
     async fn get(&self, name: &VolumeName) -> Result<Option<Volume>, Error>;
 
-    /// Makes a volume that reads as zeros.
+    /// Makes a volume without content: no signature of any filesystem is found on it. It reads as
+    /// zeros unless it is made of a disk's own extents, which keep what they held.
     async fn create(&self, new: NewVolume) -> Result<Volume, Error>;
 
     /// Makes a volume that has no name yet, and reserves its name until the handle is gone.
@@ -62,8 +66,11 @@ pub trait VolumeGroup: Send + Sync + 'static {
 /// swept when the group is opened again.
 #[async_trait]
 pub trait PendingVolume: fmt::Debug + Send + Sync {
-    /// What to write to: all zeros at first.
+    /// What to write to.
     fn path(&self) -> &Path;
+
+    /// What it holds at first.
+    fn ground(&self) -> Ground;
 
     /// How many bytes there are to write.
     fn size_bytes(&self) -> u64;
@@ -83,11 +90,11 @@ pub struct Volume {
     pub name: VolumeName,
     /// What tells it from an earlier or later volume of the same name.
     pub identity: String,
-    /// Its size, a multiple of 4096.
+    /// Its size.
     pub size_bytes: u64,
     /// Major and minor number of its block device; 0:0 while it has none.
     pub device: (u32, u32),
-    /// Its tags, in the order given.
+    /// Its tags.
     pub tags: Vec<String>,
     /// What to open for its content: a block device or an image file.
     pub path: PathBuf,
@@ -135,12 +142,30 @@ pub struct NewSnapshot {
 }
 
 /// A group's room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FreeSpace {
     /// What new volumes and growth may take.
     pub free_bytes: u64,
     /// The size of the group.
     pub size_bytes: u64,
+    /// What our own snapshots take of the group; it is free again when their backups end.
+    pub snapshots_bytes: u64,
+    /// The pool, where the volumes' blocks come from one. `free_bytes` is then what may still be
+    /// promised.
+    pub pool: Option<PoolSpace>,
+}
+
+/// A thin pool's room.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PoolSpace {
+    /// How much of its data is in use.
+    pub data_percent: f64,
+    /// How much of its metadata is in use.
+    pub metadata_percent: f64,
+    /// Its size.
+    pub size_bytes: u64,
+    /// What the group around it has free.
+    pub group_free_bytes: u64,
 }
 
 /// A volume's content held still for one backup.
@@ -156,6 +181,8 @@ pub struct BackupSnapshot {
     pub warning: Option<String>,
     /// The moment whose content it is.
     pub created_at: SystemTime,
+    /// The ranges that may hold data, where the group knows them.
+    pub extents: Option<Vec<Extent>>,
     hold: Box<dyn Hold>,
 }
 
@@ -179,6 +206,18 @@ pub enum Frozen {
 pub trait Hold: fmt::Debug + Send + Sync {
     /// Removes what was kept.
     async fn release(self: Box<Self>) -> Result<(), Error>;
+
+    /// Whether what was kept is still what it was; see [`Still`].
+    async fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Still for BackupSnapshot {
+    async fn check(&self) -> Result<(), String> {
+        self.hold.check().await
+    }
 }
 
 impl BackupSnapshot {
@@ -194,6 +233,7 @@ impl BackupSnapshot {
             size_bytes,
             warning: None,
             created_at,
+            extents: None,
             hold,
         }
     }
@@ -226,6 +266,14 @@ pub enum Error {
         free_bytes: u64,
     },
 
+    /// The group has not enough room, in a sentence of its own.
+    #[error("{0}")]
+    Full(String),
+
+    /// A backup of the volume has to end first.
+    #[error("volume {0} cannot be changed while it is being backed up")]
+    BeingBackedUp(VolumeName),
+
     /// The group cannot do this, whatever its state; the sentence says why.
     #[error("{0}")]
     Unsupported(String),
@@ -255,6 +303,26 @@ pub enum Error {
     Damaged {
         /// The record.
         path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+
+    /// A command of LVM, or of a tool beside it, failed.
+    #[error("{command} failed ({status}): {reason}")]
+    Command {
+        /// Which.
+        command: String,
+        /// How it ended.
+        status: String,
+        /// What it said.
+        reason: String,
+    },
+
+    /// A command of LVM said what nobody understands.
+    #[error("the report of lvm {command} cannot be read: {source}")]
+    Report {
+        /// Which.
+        command: String,
         /// What is wrong with it.
         source: serde_json::Error,
     },

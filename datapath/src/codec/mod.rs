@@ -164,14 +164,21 @@ const PROBE_LEVEL: ZstdLevel = ZstdLevel(1);
 
 /// The memory that compressing one chunk takes, used again for the next. See
 /// [`Compression::memory_bytes`].
-pub(crate) struct Compressor {
+pub struct Compressor {
     zstd: CCtx<'static>,
     lz4: CompressTable,
     output: Vec<u8>,
 }
 
+impl Default for Compressor {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Compressor {
-    pub(crate) fn new() -> Self {
+    /// One that has compressed nothing yet.
+    pub fn new() -> Self {
         Self {
             zstd: CCtx::create(),
             lz4: CompressTable::large(),
@@ -180,7 +187,7 @@ impl Compressor {
     }
 
     /// The chunk compressed into at most `bytes_max`; `None` when it does not become so small.
-    pub(crate) fn compress(
+    pub fn compress(
         &mut self,
         effort: Effort,
         chunk: &[u8],
@@ -220,10 +227,10 @@ impl Compressor {
 
 /// The bytes are no chunk of at most the length asked for, compressed by this codec.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct NotCompressed;
+pub struct NotCompressed;
 
 /// The memory that decompressing one chunk takes. See [`Decompressor::memory_bytes`].
-pub(crate) struct Decompressor {
+pub struct Decompressor {
     zstd: DCtx<'static>,
     output: Vec<u8>,
 }
@@ -238,7 +245,7 @@ thread_local! {
 impl Decompressor {
     /// Lends the one of this thread. tokio ends threads of its blocking pool that were idle for ten
     /// seconds, and it goes with them.
-    pub(crate) fn with<T>(work: impl FnOnce(&mut Self) -> T) -> T {
+    pub fn with<T>(work: impl FnOnce(&mut Self) -> T) -> T {
         DECOMPRESSOR.with_borrow_mut(work)
     }
 
@@ -250,7 +257,7 @@ impl Decompressor {
     /// What `payload` holds, if that is at most `bytes_max`. Takes no more memory than that,
     /// whatever the payload says of itself: both decoders write into a buffer of that length, with
     /// no window of their own.
-    pub(crate) fn decompress(
+    pub fn decompress(
         &mut self,
         codec: Codec,
         payload: &[u8],

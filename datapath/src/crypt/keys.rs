@@ -34,7 +34,7 @@ pub(crate) fn slot_key(stretched: &Stretched, slot: &[u8; 16]) -> SealKey {
 
 impl Keys {
     /// New ones.
-    pub(crate) fn random() -> Self {
+    pub fn random() -> Self {
         Self::new(Key::random(), Key::random())
     }
 
@@ -77,7 +77,7 @@ impl Keys {
     }
 
     /// Seals what is in the pack of this object's name.
-    pub(crate) fn pack_key(&self, object: &str) -> PackKey {
+    pub fn pack_key(&self, object: &str) -> PackKey {
         let info = [PACK, object.as_bytes()];
         PackKey(SealKey::new(&derive(self.seal.reveal(), &[], &info)))
     }
@@ -91,11 +91,11 @@ impl fmt::Debug for Keys {
 
 /// Seals the records and the footer of one pack.
 #[derive(Debug)]
-pub(crate) struct PackKey(SealKey);
+pub struct PackKey(SealKey);
 
 impl PackKey {
     /// Seals a record in place, `rest` as if it stood behind it; what comes behind it.
-    pub(crate) fn seal_record(
+    pub fn seal_record(
         &self,
         ordinal: u32,
         id: &[u8; 32],
@@ -107,7 +107,7 @@ impl PackKey {
     }
 
     /// Opens a record in place.
-    pub(crate) fn open_record<'a>(
+    pub fn open_record<'a>(
         &self,
         ordinal: u32,
         id: &[u8; 32],

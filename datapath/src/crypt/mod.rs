@@ -15,12 +15,15 @@ mod secret;
 mod stretch;
 
 pub use hashing::Hashing;
-pub use keys::Keys;
-pub(crate) use keys::{PackKey, SALT_BYTES, slot_key};
+pub use keys::{Keys, PackKey};
+pub(crate) use keys::{SALT_BYTES, slot_key};
 pub use passphrase::{InvalidPassphrase, Passphrase};
 pub(crate) use seal::TAG_BYTES;
-pub(crate) use secret::{KEY_BYTES, Key};
-pub(crate) use stretch::{Stretched, Stretching};
+pub use seal::TagMismatch;
+pub(crate) use secret::KEY_BYTES;
+pub use secret::Key;
+pub(crate) use stretch::Stretched;
+pub use stretch::Stretching;
 
 #[cfg(test)]
 mod tests;

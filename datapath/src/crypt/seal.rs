@@ -43,7 +43,7 @@ pub(crate) struct SealKey {
 
 /// What was opened is not what was sealed with this key, nonce and associated data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TagMismatch;
+pub struct TagMismatch;
 
 impl SealKey {
     pub(super) fn new(key: &Key) -> Self {

@@ -11,7 +11,7 @@ pub(crate) const KEY_BYTES: usize = 32;
 
 /// A key: wiped when it is dropped, never printed.
 #[derive(Clone)]
-pub(crate) struct Key(Zeroizing<[u8; KEY_BYTES]>);
+pub struct Key(Zeroizing<[u8; KEY_BYTES]>);
 
 impl Key {
     /// A new one.

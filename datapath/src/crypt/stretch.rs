@@ -24,7 +24,7 @@ const KEPT: usize = 16;
 
 /// How passphrases become keys in one repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stretching {
+pub struct Stretching {
     salt: [u8; 16],
     memory_kib: u32,
     iterations: u32,
@@ -41,7 +41,7 @@ impl Stretching {
     }
 
     /// Today's parameters.
-    pub(crate) fn with_salt(salt: [u8; 16]) -> Self {
+    pub fn with_salt(salt: [u8; 16]) -> Self {
         Self {
             salt,
             memory_kib: 64 << 10,
@@ -123,7 +123,7 @@ impl Stretching {
     }
 
     /// The work itself. Its memory goes back to the kernel, which hands it out zeroed.
-    pub(crate) fn compute(self, passphrase: &Passphrase) -> Key {
+    pub fn compute(self, passphrase: &Passphrase) -> Key {
         tracing::debug!(memory_kib = self.memory_kib, "stretching a passphrase");
         #[cfg(test)]
         lock(&COUNTS).push(self.salt);

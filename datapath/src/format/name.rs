@@ -175,13 +175,18 @@ pub fn ref_set_object(id: &[u8; 16]) -> String {
 }
 
 /// A position in the log; the first entry lies in slot 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(pub u64);
 
 impl Slot {
     /// Name of the entry's object. Sixteen digits, so that names sort as slots do.
     pub fn object(self) -> String {
         format!("{LOG}{:016x}", self.0)
+    }
+
+    /// The one behind it.
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
     }
 
     /// The slot that an object's name below [`LOG`] stands for.

@@ -12,7 +12,7 @@ use super::*;
 use crate::{
     backup::{self, Subject},
     chunk::ChunkSize,
-    format::name::{SessionId, pack_table},
+    format::name::SessionId,
     log::Log,
     ring::IoEngine,
     settings::{CacheSettings, Settings},
@@ -117,13 +117,7 @@ impl Bed {
 
     async fn live(&self) -> Vec<PackName> {
         let log = Log::replay(&self.repository).await.expect("replay");
-        let tables = log
-            .commits()
-            .iter()
-            .map(|it| pack_table(&it.commit.segments));
-        tables
-            .flat_map(|names| names.expect("well formed"))
-            .collect()
+        log.segments().to_vec()
     }
 
     /// Loads an index of these segments; how many were fetched, and how many chunks are known.

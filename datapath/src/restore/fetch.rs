@@ -7,6 +7,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
     Restore,
+    gaps::Gaps,
     plan::{Wanted, chunk_bytes, group_by_place, plan},
     verify::FetchedChunk,
 };
@@ -23,15 +24,20 @@ use crate::{
 };
 
 impl Restore {
-    /// Plans batch by batch and lets as many ranges come in at once as the throttle allows.
+    /// Plans batch by batch and lets as many ranges come in at once as the throttle allows. What
+    /// lies between the chunks is zeroed meanwhile.
     pub(super) async fn fetch_all(
         self: &Arc<Self>,
         fetched: mpsc::Sender<FetchedChunk>,
+        mut gaps: Option<Gaps>,
     ) -> Result<(), Error> {
         let tree = self.backup.tree();
         let (_, mut batches) = tree.leaf_batches(&self.repository).await?;
         let mut fetching = JoinSet::new();
         while let Some(batch) = batches.next().await? {
+            if let Some(gaps) = &mut gaps {
+                gaps.zero_up_to(&batch).await?;
+            }
             for range in plan(&batch) {
                 let permit = self.repository.store().throttle().acquire().await;
                 let (this, fetched) = (Arc::clone(self), fetched.clone());
@@ -44,6 +50,9 @@ impl Restore {
                     joined(done)??;
                 }
             }
+        }
+        if let Some(gaps) = gaps {
+            gaps.zero_the_rest().await?;
         }
         while let Some(done) = fetching.join_next().await {
             joined(done)??;

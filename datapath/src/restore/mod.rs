@@ -3,10 +3,12 @@
 //! [`Backup`] (root) -> plan (ranges of packs) -> fetch (records in slots) -> verify (open, check
 //! the id) -> write.
 //!
-//! Ordering rule: no byte reaches the volume before its chunk's hash was checked.
+//! Ordering rule: no byte reaches the volume before its chunk's hash was checked; zeros alone need
+//! none.
 
 mod backup;
 mod fetch;
+mod gaps;
 mod plan;
 mod verify;
 mod write;
@@ -16,8 +18,8 @@ use std::{path::Path, sync::Arc};
 use futures::{Stream, StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 
-pub use self::backup::Backup;
-use self::verify::FetchedChunk;
+pub use self::{backup::Backup, gaps::Ground};
+use self::{gaps::Gaps, verify::FetchedChunk};
 use crate::{
     arena::Arena,
     codec::Decompressor,
@@ -32,18 +34,38 @@ use crate::{
     tasks::blocking,
 };
 
-/// Writes the backup to the volume at `target`, which must read as zeros throughout and be at
-/// least as large; when this returns without an error, the data is durable. However it ends,
-/// nothing is written any more and the volume is closed.
+/// What is restored to.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// The volume.
+    pub path: &'a Path,
+    /// What it holds now.
+    pub ground: Ground,
+}
+
+impl<'a, P: AsRef<Path> + ?Sized> From<&'a P> for Target<'a> {
+    /// A volume that reads as zeros throughout.
+    fn from(path: &'a P) -> Self {
+        Self {
+            path: path.as_ref(),
+            ground: Ground::Zeros,
+        }
+    }
+}
+
+/// Writes the backup to the volume at `target`, which must be at least as large, and zeros to all
+/// else of it that does not read as zeros already; when this returns without an error, the data is
+/// durable. However it ends, nothing is written any more and the volume is closed.
 pub async fn run(
     repository: &Repository,
     backup: &Backup,
-    target: &Path,
+    target: impl Into<Target<'_>>,
     settings: &Settings,
     progress: &Arc<Progress>,
     stop: &Stop,
 ) -> Result<(), Error> {
-    let device = open(target).await?;
+    let Target { path, ground } = target.into();
+    let device = open(path).await?;
     if device.size_bytes < backup.volume_bytes() {
         return Err(Error::TooSmall {
             volume_bytes: device.size_bytes,
@@ -53,6 +75,7 @@ pub async fn run(
     progress.set_total(backup.stored_bytes());
     let (whole_blocks_bytes, direct) = (device.whole_blocks_bytes(), device.direct);
     let short_end = device.short_end()?;
+    let gaps = Gaps::of(ground, backup, &device)?;
     let chunk_bytes = backup.chunk_size().buffer_bytes();
     let slot_bytes = repository.shape().slot_bytes(chunk_bytes);
     // What decompressing takes is not there for slots.
@@ -72,10 +95,11 @@ pub async fn run(
         arena,
         queue,
         whole_blocks_bytes,
+        ground,
         progress: Arc::clone(progress),
     });
     let restored = stop
-        .unless_asked(restore.fetch_and_write(settings.queue_depth))
+        .unless_asked(restore.fetch_and_write(settings.queue_depth, gaps))
         .await;
     drop(restore);
     closed.await;
@@ -97,13 +121,18 @@ struct Restore {
     queue: BlockQueue,
     /// See [`Device::whole_blocks_bytes`].
     whole_blocks_bytes: u64,
+    ground: Ground,
     progress: Arc<Progress>,
 }
 
 impl Restore {
-    async fn fetch_and_write(self: &Arc<Self>, depth: usize) -> Result<(), Error> {
+    async fn fetch_and_write(
+        self: &Arc<Self>,
+        depth: usize,
+        gaps: Option<Gaps>,
+    ) -> Result<(), Error> {
         let (fetched, chunks) = mpsc::channel(depth);
-        tokio::try_join!(self.fetch_all(fetched), self.write_all(chunks, depth))?;
+        tokio::try_join!(self.fetch_all(fetched, gaps), self.write_all(chunks, depth))?;
         let _inside = self.progress.enter(Stage::Flush);
         self.queue.flush().await.map_err(|source| Error::System {
             what: "flush the volume",

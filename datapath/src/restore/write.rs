@@ -1,6 +1,6 @@
-//! Verified chunks to the volume, without the zeros around their data.
+//! Verified chunks to the volume, without the zeros around their data where zeros are already.
 
-use super::{Restore, verify::VerifiedChunk};
+use super::{Ground, Restore, verify::VerifiedChunk};
 use crate::{arena::Slot, chunk::is_zero, device::BLOCK_BYTES, error::Error, stages::Stage};
 
 impl Restore {
@@ -13,7 +13,10 @@ impl Restore {
         for wanted in wanted {
             let chunk_offset = wanted.index.offset(self.backup.chunk_size());
             let padded = self.pad_to_block(&mut slot, len, chunk_offset);
-            let range = nonzero_blocks(&slot[..padded]);
+            let range = match self.ground {
+                Ground::Zeros => nonzero_blocks(&slot[..padded]),
+                Ground::Stale | Ground::StaleBlocks(_) => 0..padded,
+            };
             let offset = chunk_offset + range.start as u64;
             let _inside = self.progress.enter(Stage::Write);
             slot = self

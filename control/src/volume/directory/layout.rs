@@ -2,25 +2,26 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, DirBuilder, File, Metadata, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, File, Metadata, OpenOptions},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::{names::VolumeName, volume::Error};
-
-const IMAGE: &str = "image";
-const DESCRIPTION: &str = "volume.json";
+use crate::{
+    names::VolumeName,
+    volume::{Error, ownership},
+};
 
 /// A program that the last owner was about to run has its lock for a moment more: from fork(2) to
 /// execve(2), which closes it.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
-const LOCK_POLL: Duration = Duration::from_millis(10);
+
+const IMAGE: &str = "image";
+const DESCRIPTION: &str = "volume.json";
 
 /// The folder of a group, locked for this process.
 #[derive(Debug)]
@@ -81,7 +82,8 @@ impl Layout {
     pub(super) fn open(root: &Path) -> Result<Layout, Error> {
         make_folders(root)?;
         let root = root.canonicalize().map_err(Error::io("resolve", root))?;
-        let lock = lock(&root)?;
+        let group = root.display().to_string();
+        let lock = ownership::take(&root.join("lock"), &group, LOCK_PATIENCE)?;
         let layout = Layout { root, _lock: lock };
         for part in Part::ALL {
             make_folders(&layout.part(part))?;
@@ -289,29 +291,6 @@ fn make_folders(folder: &Path) -> Result<(), Error> {
         .recursive(true)
         .create(folder)
         .map_err(Error::io("create", folder))
-}
-
-fn lock(root: &Path) -> Result<File, Error> {
-    let path = root.join("lock");
-    let file = private()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(Error::io("open", &path))?;
-    let deadline = Instant::now() + LOCK_PATIENCE;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path)(error)),
-            Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(LOCK_POLL),
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::Owned {
-                    group: root.display().to_string(),
-                });
-            }
-        }
-    }
 }
 
 /// Volumes are nobody else's business.

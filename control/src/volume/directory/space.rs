@@ -40,6 +40,8 @@ pub(super) fn free(layout: &Layout) -> Result<FreeSpace, Error> {
     Ok(FreeSpace {
         free_bytes: available_bytes.saturating_sub(promised_bytes(layout)?),
         size_bytes: filesystem.blocks() * filesystem.fragment_size(),
+        snapshots_bytes: 0,
+        pool: None,
     })
 }
 

@@ -1,0 +1,224 @@
+//! A volume's content held still for a backup: a thin snapshot, or a copy-on-write snapshot with
+//! room for what is overwritten meanwhile.
+
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
+
+use async_trait::async_trait;
+
+use super::{
+    Lvm, Provision,
+    command::Call,
+    complaint, construction,
+    group::Group,
+    node,
+    ours::Purpose,
+    report::{Report, Row},
+    space,
+};
+use crate::{
+    names::VolumeName,
+    volume::{BackupSnapshot, Error, Frozen, Hold},
+};
+
+/// A snapshot that goes away with its backup.
+#[derive(Debug)]
+struct Snapshot {
+    group: Arc<Group>,
+    temporary: String,
+    origin: VolumeName,
+    removed: bool,
+}
+
+/// Takes the snapshot; its node below `/dev/mapper` as well. To be called in turn.
+pub(super) async fn freeze(
+    lvm: &Lvm,
+    name: &VolumeName,
+) -> Result<(BackupSnapshot, PathBuf), Error> {
+    let report = lvm.group.report().await?;
+    let origin = lvm.find(&report, name)?;
+    let temporary = Purpose::Backup.random_name()?;
+    let call = Call::new("lvcreate")
+        .options(["--yes", "--snapshot", "--permission", "r"])
+        .options(["--name", &temporary])
+        .options(["--addtag", Purpose::Backup.tag()]);
+    let call = match &*lvm.provision {
+        // Without it thin snapshots are made inactive, and stay so unless activated with -K.
+        Provision::Thin { .. } => call.options(["--setactivationskip", "n"]),
+        Provision::Thick { snapshot_percent } => {
+            let bytes = room(&report, origin, *snapshot_percent)?;
+            call.options(["--size", &format!("{bytes}b")])
+        }
+    };
+    let snapshot = Snapshot {
+        group: Arc::clone(&lvm.group),
+        temporary,
+        origin: name.clone(),
+        removed: false,
+    };
+    let created_at = SystemTime::now();
+    let call = call.name(lvm.group.full_name(name.as_str()));
+    let (node, mapper) = match snapshot.make(&call, report.extent_bytes).await {
+        Ok((node, mapper)) => (Frozen::Snapshot(node), mapper),
+        Err(error) => {
+            snapshot.give_up().await;
+            return Err(error);
+        }
+    };
+    let size_bytes = origin.size_bytes;
+    let mut frozen = BackupSnapshot::new(node, size_bytes, created_at, Box::new(snapshot));
+    frozen.warning = warning(lvm, &report, origin);
+    Ok((frozen, mapper))
+}
+
+impl Snapshot {
+    /// Makes the snapshot and waits for its device.
+    async fn make(&self, call: &Call, extent_bytes: u64) -> Result<(PathBuf, PathBuf), Error> {
+        let made = self.group.change(call).await;
+        made.map_err(complaint::about(&self.origin, extent_bytes))?;
+        let report = self.group.report().await?;
+        let row = report.find(&self.temporary);
+        let row = row.ok_or_else(|| Error::NotFound(self.origin.clone()))?;
+        Ok((node::of(row).await?, PathBuf::from(&row.mapper_path)))
+    }
+
+    /// Removes what there may be of it.
+    async fn give_up(mut self) {
+        self.removed = true;
+        if let Err(left) = construction::remove(&self.group, &self.temporary).await {
+            tracing::warn!(volume = self.temporary, "left for the next start: {left}");
+        }
+    }
+}
+
+/// How large a copy-on-write snapshot of this volume is.
+fn room(report: &Report, origin: &Row, snapshot_percent: u32) -> Result<u64, Error> {
+    let bytes = match snapshot_percent {
+        // All of it may be overwritten, and each copy is noted in 16 bytes for 4096; LVM cuts what
+        // can never be used.
+        100.. => origin.size_bytes + origin.size_bytes / 100 + report.extent_bytes,
+        percent => space::scaled(origin.size_bytes, f64::from(percent) / 100.0),
+    };
+    let bytes = report.whole_extents(bytes);
+    if bytes > report.free_bytes {
+        return Err(Error::Full(format!(
+            "a backup of volume {} needs a snapshot of {bytes} bytes (snapshot-percent \
+             {snapshot_percent} of its device class), and {} are free in its volume group; make \
+             room, or lower snapshot-percent",
+            origin.name, report.free_bytes
+        )));
+    }
+    Ok(bytes)
+}
+
+/// What a thin snapshot may lead to: a pool that runs full stops all its volumes.
+fn warning(lvm: &Lvm, report: &Report, origin: &Row) -> Option<String> {
+    let space = lvm.free_in(report).ok()?;
+    let pool = space.pool?;
+    let part = |bytes: u64, percent: f64| space::scaled(bytes, percent / 100.0);
+    let left_bytes = part(pool.size_bytes, 100.0 - pool.data_percent);
+    let shared_bytes = part(origin.size_bytes, origin.data_percent);
+    (left_bytes < shared_bytes).then(|| {
+        format!(
+            "while the backup runs, overwriting volume {} takes new blocks: up to {shared_bytes} \
+             bytes, and {left_bytes} are left in the thin pool {}",
+            origin.name, origin.pool
+        )
+    })
+}
+
+/// Why a snapshot is none any more, if so.
+fn objection(report: &Report, snapshot: &str, origin: &VolumeName) -> Option<String> {
+    let Some(row) = report.find(snapshot) else {
+        return Some(format!(
+            "the snapshot of volume {origin} was removed by somebody else while it was read"
+        ));
+    };
+    row.is_invalid_snapshot().then(|| {
+        format!(
+            "the snapshot of volume {origin} ran full: more than its {} bytes were overwritten \
+             while the backup ran, so there is no backup of that moment; raise snapshot-percent \
+             of the device class (100 never runs full), or back up when less is written",
+            row.size_bytes
+        )
+    })
+}
+
+#[async_trait]
+impl Hold for Snapshot {
+    async fn release(mut self: Box<Self>) -> Result<(), Error> {
+        let group = Arc::clone(&self.group);
+        group
+            .in_turn(async move || {
+                self.removed = true;
+                construction::remove(&self.group, &self.temporary).await
+            })
+            .await
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        let report = self.group.report().await;
+        let report = report.map_err(|error| {
+            format!(
+                "whether the snapshot of {} is still whole is not known: {error}",
+                self.origin
+            )
+        })?;
+        objection(&report, &self.temporary, &self.origin).map_or(Ok(()), Err)
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        if self.removed {
+            return;
+        }
+        let temporary = std::mem::take(&mut self.temporary);
+        self.group.in_turn_aside(|group| async move {
+            if let Err(error) = construction::remove(&group, &temporary).await {
+                tracing::warn!(volume = temporary, "left for the next start: {error}");
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::report::tests::{full, recorded},
+        *,
+    };
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_snapshot_has_its_share_of_the_volume_in_whole_extents() {
+        let report = full();
+        let thick = report.find("thick").expect("100 MiB");
+        assert_eq!(room(&report, thick, 20).expect("room"), 20 * MIB);
+        assert_eq!(room(&report, thick, 1).expect("room"), 4 * MIB);
+        // Never runs full: the volume and what notes its 25600 copies.
+        assert_eq!(room(&report, thick, 100).expect("room"), 108 * MIB);
+        let mut crowded = report.clone();
+        crowded.free_bytes = 16 * MIB;
+        let error = room(&crowded, thick, 20).expect_err("no room");
+        assert_eq!(
+            error.to_string(),
+            "a backup of volume thick needs a snapshot of 20971520 bytes (snapshot-percent 20 of \
+             its device class), and 16777216 are free in its volume group; make room, or lower \
+             snapshot-percent"
+        );
+    }
+
+    #[test]
+    fn a_snapshot_that_ran_full_or_went_away_is_objected_to() {
+        let origin = VolumeName::parse("thick").expect("a name");
+        let snapshot = ".ringback-b00000001";
+        assert_eq!(objection(&full(), snapshot, &origin), None);
+        let overflowed = recorded(include_str!("fixtures/overflowed.json"));
+        let said = objection(&overflowed, snapshot, &origin).expect("it ran full");
+        assert!(said.starts_with("the snapshot of volume thick ran full: more than its 33554432"));
+        assert!(said.contains("raise snapshot-percent"), "{said}");
+        let said = objection(&full(), ".ringback-bffffffff", &origin).expect("it is gone");
+        assert!(said.contains("removed by somebody else"), "{said}");
+    }
+}

@@ -1,0 +1,242 @@
+//! A volume group that this process owns, and the commands that change it.
+//!
+//! Those are to be called in turn (see [`Group::in_turn`]).
+
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    panic,
+    path::Path,
+    sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{runtime::Handle, sync::Mutex, task};
+
+use super::{
+    command::{Call, Lvm as Command, Trouble},
+    complaint,
+    ours::Purpose,
+    report::{self, Report, Row},
+};
+use crate::{
+    names::VolumeName,
+    volume::{Error, Volume, ownership},
+};
+
+/// Where the locks of groups are: gone after a restart of the host, like what they guard against.
+const LOCKS: &str = "/run/ringback";
+
+/// Commands of a daemon that was killed hold its lock until they end.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A volume group.
+#[derive(Debug)]
+pub struct Group {
+    name: String,
+    command: Command,
+    turn: Arc<Mutex<()>>,
+    /// Whose turn it is to hold metadata of a pool.
+    metadata_turn: Mutex<()>,
+    /// Names that volumes under construction will take.
+    reserved: StdMutex<HashSet<VolumeName>>,
+    /// Keeps other daemons out for as long as it is open: here, or in a command that outlives us.
+    lock: File,
+}
+
+impl Group {
+    /// Takes the group for this process and sweeps what a killed daemon left unfinished. `prefix`
+    /// is how `lvm` is called, empty: as is usual.
+    pub async fn open(name: &str, prefix: &[String]) -> Result<Arc<Group>, Error> {
+        Group::open_with_lock_in(Path::new(LOCKS), name, prefix).await
+    }
+
+    pub(super) async fn open_with_lock_in(
+        locks: &Path,
+        name: &str,
+        prefix: &[String],
+    ) -> Result<Arc<Group>, Error> {
+        fs::create_dir_all(locks).map_err(Error::io("make the folder", locks))?;
+        let (path, owned) = (
+            locks.join(format!("{name}.lock")),
+            format!("volume group {name}"),
+        );
+        let lock = task::spawn_blocking(move || ownership::take(&path, &owned, LOCK_PATIENCE))
+            .await
+            .expect("it does not panic, and nobody stops the runtime while it starts")?;
+        let group = Arc::new(Group {
+            name: name.to_owned(),
+            command: Command::new(prefix),
+            turn: Arc::default(),
+            metadata_turn: Mutex::default(),
+            reserved: StdMutex::default(),
+            lock,
+        });
+        let recovered = Arc::clone(&group);
+        group
+            .in_turn(async move || recovered.recover().await)
+            .await?;
+        Ok(group)
+    }
+
+    /// Its name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs `work`, which changes the group, when nothing else does. Once begun it runs to its
+    /// end, whether or not the caller waits: it is a task of its own.
+    pub(super) async fn in_turn<T, W>(
+        &self,
+        work: impl FnOnce() -> W + Send + 'static,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let ended = task::spawn(async move {
+            let _turn = turn;
+            work().await
+        });
+        match ended.await {
+            Ok(result) => result,
+            Err(failure) => match failure.try_into_panic() {
+                Ok(payload) => panic::resume_unwind(payload),
+                Err(_) => Err(Error::Unavailable {
+                    group: self.name.clone(),
+                    reason: "the daemon is shutting down".to_owned(),
+                }),
+            },
+        }
+    }
+
+    /// The same for `Drop`: without anybody waiting. Where no task can be begun any more, what was
+    /// to be removed is left for the sweep of the next start.
+    pub(super) fn in_turn_aside<W>(self: &Arc<Self>, work: impl FnOnce(Arc<Group>) -> W)
+    where
+        W: Future<Output = ()> + Send + 'static,
+    {
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        let work = work(Arc::clone(self));
+        let turn = Arc::clone(&self.turn);
+        runtime.spawn(async move {
+            let _turn = turn.lock_owned().await;
+            work.await;
+        });
+    }
+
+    pub(super) fn command(&self) -> &Command {
+        &self.command
+    }
+
+    pub(super) async fn metadata_turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.metadata_turn.lock().await
+    }
+
+    /// What is there now.
+    pub(super) async fn report(&self) -> Result<Report, Error> {
+        Report::ask(&self.command, &self.name).await
+    }
+
+    /// The block size of one of its pools.
+    pub(super) async fn pool_block_bytes(&self, pool: &str) -> Result<u64, Error> {
+        report::pool_block_bytes(&self.command, &self.name, pool).await
+    }
+
+    /// The volume that has just been made or changed.
+    pub(super) async fn published(&self, name: &VolumeName) -> Result<Volume, Error> {
+        let report = self.report().await?;
+        let volume = report.find(name.as_str()).and_then(Row::volume);
+        volume.ok_or_else(|| Error::NotFound(name.clone()))
+    }
+
+    /// Runs a command that changes the group. It keeps the group ours until it has ended: who
+    /// takes the group after a kill finds nothing that is still being made.
+    pub(super) async fn change(&self, call: &Call) -> Result<(), Trouble> {
+        let lock = self.lock_for_commands().map_err(Trouble::Other)?;
+        self.command.run(call, lock).await.map(drop)
+    }
+
+    pub(super) fn lock_for_commands(&self) -> Result<File, Error> {
+        let lock = self.lock.try_clone();
+        lock.map_err(Error::io("duplicate the lock of", Path::new(&self.name)))
+    }
+
+    /// `GROUP/NAME`.
+    pub(super) fn full_name(&self, volume: &str) -> String {
+        format!("{}/{volume}", self.name)
+    }
+
+    /// Grows a volume to this size.
+    pub(super) async fn extend(&self, volume: &str, size_bytes: u64) -> Result<(), Trouble> {
+        let size = format!("{size_bytes}b");
+        let extend = Call::new("lvextend").options(["--yes", "--size", &size]);
+        self.change(&extend.name(self.full_name(volume))).await
+    }
+
+    /// Removes a published volume.
+    pub(super) async fn remove(&self, name: &VolumeName, extent_bytes: u64) -> Result<(), Error> {
+        let removed = self.remove_any(name.as_str()).await;
+        removed.map_err(complaint::about(name, extent_bytes))
+    }
+
+    /// Removes anything; LVM refuses what is mounted or open.
+    pub(super) async fn remove_any(&self, volume: &str) -> Result<(), Trouble> {
+        let remove = Call::new("lvremove").options(["--yes"]);
+        self.change(&remove.name(self.full_name(volume))).await
+    }
+
+    /// Takes the mark of what is unfinished off a volume.
+    pub(super) async fn unmark(&self, volume: &str, purpose: Purpose) -> Result<(), Trouble> {
+        let unmark = Call::new("lvchange").options(["--deltag", purpose.tag()]);
+        self.change(&unmark.name(self.full_name(volume))).await
+    }
+
+    /// Takes a name for a volume under construction. To be called in turn, with a report of that
+    /// turn.
+    pub(super) fn reserve(
+        self: &Arc<Self>,
+        report: &Report,
+        name: &VolumeName,
+    ) -> Result<Reservation, Error> {
+        let is_taken =
+            report.find(name.as_str()).is_some() || !self.reserved().insert(name.clone());
+        if is_taken {
+            return Err(Error::AlreadyExists(name.clone()));
+        }
+        Ok(Reservation {
+            group: Arc::clone(self),
+            name: name.clone(),
+        })
+    }
+
+    fn reserved(&self) -> MutexGuard<'_, HashSet<VolumeName>> {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A name that nothing else can take while this is there.
+#[derive(Debug)]
+pub(super) struct Reservation {
+    group: Arc<Group>,
+    name: VolumeName,
+}
+
+impl Reservation {
+    pub(super) fn name(&self) -> &VolumeName {
+        &self.name
+    }
+
+    pub(super) fn group(&self) -> &Arc<Group> {
+        &self.group
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.group.reserved().remove(&self.name);
+    }
+}

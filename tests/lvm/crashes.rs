@@ -1,0 +1,249 @@
+//! `kill -9` of the daemon, and of nothing else: LVM's commands go on.
+
+use std::{fs, path::Path, time::Duration};
+
+use ringback_proto::lvmd::StateType;
+use tonic::Code;
+
+use crate::{
+    client::{assert_refused, asynchronous, backup, synchronous, with_source},
+    harness::{MIB, wait_for},
+    store::{Store, fill},
+    valve::Valve,
+    vg::{Bed, CLASSES, VG, assert_holds, content, run, words},
+};
+
+/// While this file is there, commands of LVM that have a word of it in their arguments wait before
+/// they begin, and say so in the other file.
+const HELD: &str = "/tmp/held";
+const WAITING: &str = "/tmp/waiting";
+/// While this file is there as well, those that wait end without having begun.
+const GIVEN_UP: &str = "/tmp/given-up";
+
+/// A daemon whose commands of LVM can be held up.
+async fn bed() -> Bed {
+    let script = format!(
+        "#!/bin/bash\n\
+         while word=$(cat {HELD} 2>/dev/null) && [[ \"$*\" == *$word* ]]; do\n\
+         \x20   echo \"$*\" >{WAITING}; [ ! -e {GIVEN_UP} ] || exit 1; sleep 0.05\ndone\n\
+         exec lvm \"$@\"\n"
+    );
+    let path = "/tmp/held-lvm";
+    fs::write(path, script).expect("writes the script");
+    let_go();
+    Bed::with("", &format!("lvm-command-prefix: [/bin/bash, {path}]\n")).await
+}
+
+fn hold(word: &str) {
+    let _ = fs::remove_file(WAITING);
+    fs::write(HELD, word).expect("writes");
+}
+
+async fn is_held() {
+    wait_for("a command that waits", async || {
+        Path::new(WAITING).exists().then_some(())
+    })
+    .await;
+}
+
+/// Ends what is held, as if the host had gone down before it began.
+async fn give_up() {
+    fs::write(GIVEN_UP, "").expect("writes");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let_go();
+}
+
+fn let_go() {
+    let _ = fs::remove_file(GIVEN_UP);
+    let _ = fs::remove_file(HELD);
+    let _ = fs::remove_file(WAITING);
+}
+
+/// A volume of 64 MiB, backed up as `monday`.
+async fn backed_up(bed: &mut Bed, class: &str) -> Vec<u8> {
+    bed.store = Store::start().await;
+    bed.create(class, "data", 64 * MIB).await;
+    fill(&format!("/dev/{VG}/data"), 0, 60 * MIB, class);
+    run(&["sync"]);
+    bed.client.back_up("data", &bed.store.s3("monday")).await;
+    content("data")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_daemon_was_about_is_gone_after_its_next_start_and_can_be_asked_for_again() {
+    let mut bed = bed().await;
+    for class in CLASSES {
+        let original = backed_up(&mut bed, class).await;
+        let free = bed.free_bytes(class).await;
+        let valve = Valve::to(&bed.store).await;
+        let mut request = with_source(
+            "again",
+            1,
+            &asynchronous(&valve.through(bed.store.s3("monday"))),
+        );
+        request.device_class = class.to_owned();
+        bed.client
+            .clone()
+            .lv
+            .create_lv(request)
+            .await
+            .expect("it answers");
+        valve.is_shut().await;
+        let second = Valve::shut_after(&bed.store, 100 << 10).await;
+        fill(&format!("/dev/{VG}/data"), 0, 32 * MIB, "changed");
+        let request = backup("tuesday", "data", &second.through(bed.store.s3("tuesday")));
+        bed.client.poll(&request).await.expect("it starts");
+        wait_for("both to be under way", async || {
+            let all = words(&["lvs", "--noheadings", "-o", "lv_name", VG]);
+            let ours = all.iter().filter(|name| name.starts_with(".ringback"));
+            (ours.count() == 2).then_some(())
+        })
+        .await;
+        bed.restart().await;
+        assert_eq!(bed.names(class).await, ["data"]);
+        bed.assert_left(&["data"]);
+        assert_eq!(bed.free_bytes(class).await, free);
+        second.open();
+        let state = bed.client.end_of(&request).await;
+        assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
+        let mut request = with_source("again", 1, &synchronous(&bed.store.s3("monday")));
+        request.device_class = class.to_owned();
+        bed.client
+            .clone()
+            .lv
+            .create_lv(request)
+            .await
+            .expect("it is restored");
+        assert_holds("again", &original);
+        bed.assert_left(&["again", "data"]);
+        for name in ["again", "data"] {
+            bed.remove(class, name).await.expect("it is removed");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_between_rename_and_the_last_tag_a_volume_is_there_and_whole() {
+    let mut bed = bed().await;
+    for class in CLASSES {
+        let original = backed_up(&mut bed, class).await;
+        hold("--deltag");
+        let mut request = with_source("again", 1, &asynchronous(&bed.store.s3("monday")));
+        request.device_class = class.to_owned();
+        bed.client
+            .clone()
+            .lv
+            .create_lv(request)
+            .await
+            .expect("it answers");
+        is_held().await;
+        assert_eq!(bed.names(class).await, ["again", "data"]);
+        bed.daemon.kill();
+        give_up().await;
+        bed.restart().await;
+        assert_eq!(bed.names(class).await, ["again", "data"]);
+        assert_holds("again", &original);
+        bed.assert_left(&["again", "data"]);
+        for name in ["again", "data"] {
+            bed.remove(class, name).await.expect("it is removed");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_before_the_rename_nothing_is_left() {
+    let mut bed = bed().await;
+    for class in CLASSES {
+        backed_up(&mut bed, class).await;
+        hold("lvrename");
+        let mut request = with_source("again", 1, &asynchronous(&bed.store.s3("monday")));
+        request.device_class = class.to_owned();
+        bed.client
+            .clone()
+            .lv
+            .create_lv(request)
+            .await
+            .expect("it answers");
+        is_held().await;
+        bed.daemon.kill();
+        give_up().await;
+        bed.restart().await;
+        assert_eq!(bed.names(class).await, ["data"]);
+        bed.assert_left(&["data"]);
+        bed.remove(class, "data").await.expect("it is removed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_outlives_its_daemon_is_waited_for_and_what_it_made_is_swept() {
+    let mut bed = bed().await;
+    for class in CLASSES {
+        backed_up(&mut bed, class).await;
+        hold("ringback-restore");
+        let mut request = with_source("again", 1, &asynchronous(&bed.store.s3("monday")));
+        request.device_class = class.to_owned();
+        let mut lv = bed.client.clone().lv;
+        let call = tokio::spawn(async move { lv.create_lv(request).await });
+        is_held().await;
+        bed.daemon.kill();
+        let later = tokio::spawn(async {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let_go();
+        });
+        bed.restart().await;
+        assert_eq!(bed.names(class).await, ["data"]);
+        bed.assert_left(&["data"]);
+        later.await.expect("let go");
+        assert!(call.await.expect("no panic").is_err());
+        bed.remove(class, "data").await.expect("it is removed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_command_takes_long_others_are_answered_and_a_caller_that_goes_away_stops_none() {
+    let bed = bed().await;
+    bed.create("thick", "data", 8 * MIB).await;
+    hold("new-volume");
+    let mut lv = bed.daemon.client().await.lv;
+    let request = crate::client::sized_bytes("new-volume", 8 * MIB);
+    let call = tokio::spawn(async move { lv.create_lv(request).await });
+    is_held().await;
+    for _ in 0..10 {
+        assert_eq!(bed.names("thick").await, ["data"]);
+        bed.free_bytes("thin").await;
+    }
+    call.abort();
+    assert!(call.await.expect_err("is gone").is_cancelled());
+    let_go();
+    wait_for("the volume all the same", async || {
+        (bed.names("thick").await == ["data", "new-volume"]).then_some(())
+    })
+    .await;
+    bed.assert_left(&["data", "new-volume"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_daemon_on_the_group_is_refused() {
+    let bed = bed().await;
+    let config = bed.daemon.path("second.yaml");
+    let text = format!(
+        "socket-name: {}\ndevice-classes:\n- {{ name: a, volume-group: {VG}, default: true }}\n",
+        bed.daemon.path("second.sock").display()
+    );
+    fs::write(&config, text).expect("writes");
+    let output = crate::harness::run(
+        crate::harness::ringback()
+            .arg("serve")
+            .arg("--config")
+            .arg(&config),
+    );
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        said.contains("volume group vm is already served by another ringback"),
+        "{said}"
+    );
+    bed.create("thick", "data", 8 * MIB).await;
+    let odd = bed.try_create("thick", "data", 8 * MIB).await;
+    assert_refused(odd, Code::AlreadyExists, "data");
+}

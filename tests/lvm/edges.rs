@@ -1,0 +1,166 @@
+//! What is odd: names and tags at their limits, calls all at once, a disk or a pool that fails.
+
+use std::{fs, process::Command};
+
+use ringback_proto::lvmd::{CreateLvRequest, StateType};
+use tonic::Code;
+
+use crate::{
+    client::{assert_refused, backup, ok, sized_bytes},
+    harness::MIB,
+    store::fill,
+    vg::{Bed, CLASSES, POOL, POOL_BYTES, content, field, run, write},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_longest_name_and_the_oddest_tags_are_taken_as_they_are() {
+    let bed = Bed::new().await;
+    // 127 less `vm-` and 24 for temporary names; hyphens count twice.
+    let name = &format!("N-.+_{}", "n".repeat(94));
+    let tags = ["+", "Z!=:&#/._-+", "a/b=c", "topolvm.io/x=y"];
+    for class in CLASSES {
+        let request = CreateLvRequest {
+            device_class: class.to_owned(),
+            tags: tags.iter().map(ToString::to_string).collect(),
+            ..sized_bytes(name, 8 * MIB)
+        };
+        let made = ok(bed.client.clone().lv.create_lv(request).await).volume;
+        assert_eq!(made.expect("made").tags, tags);
+        fill(&format!("/dev/vm/{name}"), 0, MIB, class);
+        run(&["sync"]);
+        let original = content(name);
+        let s3 = bed.store.s3(class);
+        let state = bed.client.end_of(&backup(class, name, &s3)).await;
+        assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
+        bed.remove(class, name).await.expect("it is removed");
+        let source = crate::client::synchronous(&s3);
+        let request = CreateLvRequest {
+            device_class: class.to_owned(),
+            tags: tags.iter().map(ToString::to_string).collect(),
+            ..crate::client::with_source(name, 1, &source)
+        };
+        let restored = ok(bed.client.clone().lv.create_lv(request).await).volume;
+        assert_eq!(restored.expect("restored").tags, tags);
+        crate::vg::assert_holds(name, &original);
+        bed.remove(class, name).await.expect("it is removed");
+        bed.assert_left(&[]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_all_at_once_do_what_they_would_one_by_one() {
+    let bed = Bed::new().await;
+    let free = [bed.free_bytes("thick").await, bed.free_bytes("thin").await];
+    let made = (0..12).map(|n| {
+        let class = CLASSES[n % 2];
+        let bed = &bed;
+        // Each name is wanted by both classes.
+        async move { bed.try_create(class, &format!("v{}", n / 2), 8 * MIB).await }
+    });
+    let made = futures::future::join_all(made).await;
+    let taken: Vec<_> = made.iter().filter_map(|it| it.as_ref().err()).collect();
+    assert_eq!(taken.len(), 6, "{taken:?}");
+    for status in taken {
+        assert_eq!(status.code(), Code::AlreadyExists, "{status}");
+    }
+    let mut names = bed.names("thick").await;
+    names.extend(bed.names("thin").await);
+    names.sort_unstable();
+    assert_eq!(names, ["v0", "v1", "v2", "v3", "v4", "v5"]);
+    let removed = names.iter().map(|name| {
+        let bed = &bed;
+        async move { tokio::join!(bed.remove("thick", name), bed.remove("thin", name)) }
+    });
+    for (thick, thin) in futures::future::join_all(removed).await {
+        assert!(thick.is_ok() != thin.is_ok(), "{thick:?} {thin:?}");
+    }
+    bed.assert_left(&[]);
+    assert_eq!(
+        [bed.free_bytes("thick").await, bed.free_bytes("thin").await],
+        free
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_full_of_data_can_still_be_backed_up_and_emptied() {
+    let bed = Bed::new().await;
+    bed.create("thin", "data", 8 * MIB).await;
+    fill("/dev/vm/data", 0, 8 * MIB, "data");
+    bed.create("thin", "ballast", POOL_BYTES - 8 * MIB).await;
+    write("ballast", 0, POOL_BYTES - 8 * MIB, 1);
+    assert_eq!(field(POOL, "data_percent"), "100.00");
+    let request = backup("monday", "data", &bed.store.s3("monday"));
+    let state = bed.client.end_of(&request).await;
+    assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
+    let warning = "overwriting volume data takes new blocks: up to 8388608 bytes, and 0 are left";
+    assert!(state.msg.contains(warning), "{}", state.msg);
+    bed.remove("thin", "ballast").await.expect("it is removed");
+    bed.assert_left(&["data"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_full_of_metadata_takes_no_volume_and_no_snapshot_and_nothing_is_left_of_them() {
+    let bed = Bed::new().await;
+    bed.create("thin", "data", 128 * MIB).await;
+    fill("/dev/vm/data", 0, 128 * MIB, "data");
+    run(&["sync"]);
+    // A snapshot, and a block of each leaf of the tree of mappings written anew, take a copy of it.
+    let mut volumes = vec!["data".to_owned()];
+    let refused = loop {
+        let name = format!("s{}", volumes.len());
+        let snapshot = ["lvcreate", "--yes", "-s", "-k", "n", "-n", &name, "vm/data"];
+        let made = Command::new(snapshot[0]).args(&snapshot[1..]).output();
+        let made = made.expect("lvcreate starts");
+        if !made.status.success() {
+            break String::from_utf8_lossy(&made.stderr).into_owned();
+        }
+        for leaf in 0..16 {
+            write("data", leaf * 8 * MIB, 64 << 10, 1);
+        }
+        volumes.push(name);
+    };
+    assert!(refused.contains("reached threshold"), "{refused}");
+    let refused = bed.try_create("thin", "more", 8 * MIB).await;
+    assert_refused(refused, Code::ResourceExhausted, "reached threshold");
+    let request = backup("monday", "data", &bed.store.s3("monday"));
+    let state = bed.client.end_of(&request).await;
+    assert_eq!(state.state(), StateType::Error, "{}", state.msg);
+    assert!(state.msg.contains("reached threshold"), "{}", state.msg);
+    let left: Vec<&str> = volumes.iter().map(String::as_str).collect();
+    bed.assert_left(&left);
+    for name in &left[1..] {
+        bed.remove("thin", name).await.expect("it is removed");
+    }
+    let state = bed.client.end_of(&request).await;
+    assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_disk_missing_volumes_are_listed_and_none_are_made_in_lvms_words() {
+    let (wrapper, missing) = ("/tmp/one-disk-less", "/tmp/missing");
+    let _ = fs::remove_file(missing);
+    let script = format!(
+        "[ -e {missing} ] || exec lvm \"$@\"\n\
+         command=$1; shift\n\
+         exec lvm $command --config 'devices {{ filter=[\"r|/dev/ubdc|\"] }}' \"$@\"\n"
+    );
+    fs::write(wrapper, script).expect("writes the script");
+    let prefix = format!("lvm-command-prefix: [/bin/bash, {wrapper}]\n");
+    let bed = Bed::with("", &prefix).await;
+    bed.create("thick", "data", 8 * MIB).await;
+    fs::write(missing, "").expect("writes");
+    for class in CLASSES {
+        let refused = bed.try_create(class, "more", 8 * MIB).await;
+        assert_refused(refused, Code::Internal, "PVs are missing");
+    }
+    let state = bed
+        .client
+        .end_of(&backup("monday", "data", &bed.store.s3("monday")))
+        .await;
+    assert_eq!(state.state(), StateType::Error, "{}", state.msg);
+    assert!(state.msg.contains("PVs are missing"), "{}", state.msg);
+    assert_eq!(bed.names("thick").await, ["data"]);
+    fs::remove_file(missing).expect("it comes back");
+    bed.assert_left(&["data"]);
+    bed.remove("thick", "data").await.expect("it is removed");
+}

@@ -1,0 +1,100 @@
+//! Filesystems, mounted and written to while they are backed up.
+
+use std::{fs, process::Command};
+
+use crate::{
+    client::synchronous,
+    harness::{MIB, wait_for},
+    vg::{Bed, CLASSES, VG, run},
+};
+
+/// How to make one, to judge one, and what replays its journal is a mount.
+struct Filesystem {
+    make: &'static [&'static str],
+    check: &'static [&'static str],
+}
+
+const EXT4: Filesystem = Filesystem {
+    make: &["mkfs.ext4", "-q"],
+    check: &["e2fsck", "-f", "-n"],
+};
+
+const XFS: Filesystem = Filesystem {
+    make: &["mkfs.xfs", "-q"],
+    check: &["xfs_repair", "-n"],
+};
+
+fn on(command: &[&str], device: &str) -> String {
+    let command: Vec<&str> = command.iter().copied().chain([device]).collect();
+    run(&command)
+}
+
+async fn is_consistent_after_a_backup_under_writes(filesystem: &Filesystem) {
+    let bed = Bed::with("snapshot-percent: 100", "").await;
+    for class in CLASSES {
+        let (original, restored) = (format!("/dev/{VG}/data"), format!("/dev/{VG}/again"));
+        bed.create(class, "data", 320 * MIB).await;
+        on(filesystem.make, &original);
+        run(&["mount", &original, "/mnt"]);
+        let synced = vec![42; 3 << 20];
+        fs::write("/mnt/synced", &synced).expect("writes");
+        run(&["sync", "/mnt/synced"]);
+        let mut writer = Command::new("fio")
+            .args([
+                "--thread",
+                "--name=w",
+                "--directory=/mnt",
+                "--rw=randwrite",
+                "--bs=4k",
+            ])
+            .args(["--size=32m", "--fsync=16", "--time_based", "--runtime=120"])
+            .args(["--output=/tmp/fio"])
+            .spawn()
+            .expect("fio starts");
+        wait_for("the first writes", async || {
+            fs::metadata("/mnt/w.0.0").is_ok().then_some(())
+        })
+        .await;
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+
+        let s3 = bed.store.s3(class);
+        let request = crate::client::backup(class, &format!("{VG}/data"), &s3);
+        let state = bed.client.end_of(&request).await;
+        assert!(
+            writer.try_wait().expect("can be asked").is_none(),
+            "it writes"
+        );
+        writer.kill().expect("can be killed");
+        writer.wait().expect("ends");
+        let ended = state.state();
+        assert_eq!(
+            ended,
+            ringback_proto::lvmd::StateType::Complete,
+            "{}",
+            state.msg
+        );
+        run(&["umount", "/mnt"]);
+        bed.remove(class, "data").await.expect("it is removed");
+
+        let mut request = crate::client::with_source("again", 1, &synchronous(&s3));
+        request.device_class = class.to_owned();
+        crate::client::ok(bed.client.clone().lv.create_lv(request).await);
+        // The first mount replays the journal.
+        run(&["mount", &restored, "/mnt"]);
+        assert!(fs::read("/mnt/synced").expect("it is there") == synced);
+        run(&["umount", "/mnt"]);
+        on(filesystem.check, &restored);
+        bed.remove(class, "again").await.expect("it is removed");
+        bed.assert_left(&[]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ext4_under_writes_comes_back_clean_with_what_was_synced() {
+    is_consistent_after_a_backup_under_writes(&EXT4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn xfs_under_writes_comes_back_clean_with_what_was_synced() {
+    is_consistent_after_a_backup_under_writes(&XFS).await;
+}
