@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt, ops::Range};
 
 use bytes::Bytes;
 
-use super::beds::{Bed, Objects, kind_of};
+use super::beds::{Bed, DataPack, Objects, kind_of};
 use crate::format::name::{LOG, REPOSITORY};
 
 /// What happens to one object.
@@ -111,16 +111,14 @@ impl fmt::Display for Damage {
 /// Different bits of data packs, a third each in headers, payload and footers as far as they have
 /// so many, the rest in the payload; each pack has its share.
 pub(super) fn flips(bed: &Bed, count: usize, seed: u64) -> Vec<Damage> {
-    let parts = |part: fn(&super::beds::DataPack) -> Range<usize>| -> Vec<(&str, Range<usize>)> {
+    let parts = |part: fn(&DataPack) -> Range<usize>| -> Vec<(&str, Range<usize>)> {
         let packs = bed.data_packs.iter();
-        packs
-            .map(|pack| (&pack.object[..], part(pack)))
-            .collect::<Vec<_>>()
+        packs.map(|pack| (&pack.object[..], part(pack))).collect()
     };
-    let mut drawn = draw(&parts(|it| it.header()), count / 3, seed, "header");
-    drawn.extend(draw(&parts(|it| it.footer()), count / 3, seed, "footer"));
+    let mut drawn = draw(&parts(DataPack::header), count / 3, seed, "header");
+    drawn.extend(draw(&parts(DataPack::footer), count / 3, seed, "footer"));
     let left = count - drawn.len();
-    drawn.extend(draw(&parts(|it| it.payload()), left, seed, "payload"));
+    drawn.extend(draw(&parts(DataPack::payload), left, seed, "payload"));
     drawn
         .into_iter()
         .map(|(object, bit)| Damage::one(&object, Change::Flip(bit)))
