@@ -101,10 +101,15 @@ pub enum Error {
         repository: String,
     },
     /// The passphrase is none of the repository's.
-    #[error("the passphrase is none of those that open {repository}")]
+    #[error(
+        "the passphrase is none of those that open {repository}{}",
+        or_damaged(damaged)
+    )]
     WrongPassphrase {
         /// The place.
         repository: String,
+        /// Key slots that cannot be read; the passphrase may be that of one of them.
+        damaged: Vec<String>,
     },
     /// There is no such backup.
     #[error("there is no backup {backup:?} in {repository}")]
@@ -179,6 +184,16 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+}
+
+fn or_damaged(slots: &[String]) -> String {
+    if slots.is_empty() {
+        return String::new();
+    }
+    format!(
+        "; but it may be that of a damaged key slot: {}",
+        slots.join(", ")
+    )
 }
 
 impl Error {

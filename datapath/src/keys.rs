@@ -206,13 +206,17 @@ impl Slots {
             let reason = "the keys that the passphrase gives do not fit it";
             return damaged(REPOSITORY.to_owned(), reason);
         }
+        let names = self.damaged.iter().map(|(id, _)| id.object()).collect();
         match self.damaged.into_iter().next() {
             None if self.whole.is_empty() => damaged(
                 KEYS.to_owned(),
                 "there is no key slot, so nobody can open it",
             ),
             Some((_, error)) if self.whole.is_empty() => error,
-            _ => Error::WrongPassphrase { repository },
+            _ => Error::WrongPassphrase {
+                repository,
+                damaged: names,
+            },
         }
     }
 }
@@ -245,6 +249,16 @@ async fn fetch_all(store: &Arc<dyn ObjectStore>, repository: RepositoryId) -> Re
         }
     }
     Ok(slots)
+}
+
+/// What is wrong with key slots of a repository, whosever passphrase they hold.
+pub(crate) async fn damaged(repository: &Repository) -> Result<Vec<Error>, Error> {
+    let Some(unlocked) = repository.unlocked() else {
+        return Ok(Vec::new());
+    };
+    let slots = fetch_all(repository.store(), unlocked.lock.repository).await?;
+    let damaged = slots.damaged.into_iter();
+    Ok(damaged.map(|(_, error)| error).collect())
 }
 
 async fn fetch(store: &Arc<dyn ObjectStore>, id: SlotId) -> Result<Option<KeySlot>, Error> {

@@ -20,6 +20,8 @@ pub mod chunk;
 pub mod codec;
 pub mod copy;
 pub mod crypt;
+#[cfg(test)]
+mod damage;
 pub mod device;
 pub mod error;
 mod footers;

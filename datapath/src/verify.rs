@@ -1,6 +1,6 @@
 //! Verification: whether what the backups of a repository need is there, and is what it should be.
 //!
-//! First each backup by itself: its root, inner nodes, index segments, and whether its ref set
+//! First the key slots, whosever passphrases they hold. Then each backup by itself: its root, inner nodes, index segments, and whether its ref set
 //! names the packs that its tree refers to ([`survey`]). Then the packs, each once however many
 //! backups need it: that it is there, its footer, and, for as many as asked for, every chunk in it
 //! ([`packs`]). At last the leaves of every tree, which say what damage means for which backup
@@ -28,6 +28,7 @@ use crate::{
         name::{ObjectKind, PackName, random},
         tree::NodeRef,
     },
+    keys,
     log::Committed,
     repository::Repository,
     restore::Backup,
@@ -52,9 +53,9 @@ impl Depth {
     pub const METADATA: Self = Self { data_percent: 0 };
 
     /// Metadata, and the chunks of so many percent of the packs, 1 to 100.
-    pub fn with_data(percent: u8) -> Self {
+    pub const fn with_data(percent: u8) -> Self {
         Self {
-            data_percent: percent.min(100),
+            data_percent: if percent > 100 { 100 } else { percent },
         }
     }
 
@@ -159,6 +160,7 @@ pub async fn run(
     counts: &Counts,
     found: &mut (dyn FnMut(Finding) + Send),
 ) -> Result<(), Error> {
+    check_keys(repository, found).await?;
     let mut opened: Vec<(&Committed, Backup)> = Vec::new();
     let (mut data, mut tree) = (BTreeSet::new(), BTreeSet::new());
     let mut surveys = stream::iter(backups)
@@ -186,6 +188,24 @@ pub async fn run(
         add(&counts.backups, 1);
     }
     check.into_rest().into_iter().for_each(found);
+    Ok(())
+}
+
+/// A key slot that cannot be read locks its passphrase out, and the data opens by the others.
+async fn check_keys(
+    repository: &Repository,
+    found: &mut (dyn FnMut(Finding) + Send),
+) -> Result<(), Error> {
+    for error in keys::damaged(repository).await? {
+        let Damage { object, reason } = Damage::named(error)?;
+        found(Finding {
+            backup: None,
+            volume: None,
+            bytes: None,
+            object,
+            reason: reason + "; its passphrase opens the repository no more",
+        });
+    }
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{Counts, Damage, Finding, add};
@@ -22,7 +22,7 @@ use crate::{
     },
     record::{Flaw, Seal, check},
     repository::Repository,
-    store::StoreError,
+    store::{Download, StoreError},
     tasks::blocking,
 };
 
@@ -325,6 +325,7 @@ async fn read_all(
         if place.stored_bytes as usize > record_bytes_max {
             // Whatever else is in this pack, nobody shall hold a record of any length in memory.
             damaged.insert(place.ordinal, Flaw::Length.to_string());
+            skip(download.as_mut(), &mut pending, place.stored_bytes as usize).await?;
             continue;
         }
         while pending.len() < place.stored_bytes as usize {
@@ -344,6 +345,24 @@ async fn read_all(
         }
     }
     Ok(damaged)
+}
+
+/// Passes over the next bytes of a download, of which a part may be pending, and holds none of them.
+async fn skip(
+    download: &mut dyn Download,
+    pending: &mut BytesMut,
+    mut bytes: usize,
+) -> Result<(), StoreError> {
+    while bytes > pending.len() {
+        bytes -= pending.len();
+        pending.clear();
+        match download.next().await? {
+            Some(piece) => pending.extend_from_slice(&piece),
+            None => return Ok(()),
+        }
+    }
+    pending.advance(bytes);
+    Ok(())
 }
 
 /// Fetches a chunk by itself, again when it does not match; what is wrong with it.
@@ -429,6 +448,42 @@ impl Cache {
         {
             if let Some(pack) = self.packs.remove(&oldest) {
                 self.bytes -= pack.memory_bytes();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+
+    struct Pieces(VecDeque<Bytes>);
+
+    #[async_trait]
+    impl Download for Pieces {
+        async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+            Ok(self.0.pop_front())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_passed_over_is_passed_over_wherever_the_pieces_end() {
+        let whole: Vec<u8> = (0..12).collect();
+        for piece_bytes in 1..=whole.len() {
+            for bytes in 0..=whole.len() + 1 {
+                let pieces = whole.chunks(piece_bytes).map(Bytes::copy_from_slice);
+                let mut download = Pieces(pieces.collect());
+                let first = download.next().await.expect("comes").expect("has one");
+                let mut pending = BytesMut::from(first);
+                let skipped = skip(&mut download, &mut pending, bytes).await;
+                skipped.expect("passes over");
+                while let Some(piece) = download.next().await.expect("comes") {
+                    pending.extend_from_slice(&piece);
+                }
+                let left = &whole[bytes.min(whole.len())..];
+                assert_eq!(pending, left, "{bytes} bytes, pieces of {piece_bytes}");
             }
         }
     }

@@ -14,7 +14,11 @@ use super::*;
 use crate::{
     backup::{self, Subject},
     chunk::ChunkSize,
-    format::name::SessionId,
+    footers::fetch_footer,
+    format::{
+        name::{ObjectKind, PackName, SessionId},
+        pack::Layout,
+    },
     log::Log,
     progress::Progress,
     ring::IoEngine,
@@ -232,6 +236,58 @@ async fn a_damaged_footer_costs_nothing_and_chunks_are_still_held_against_the_tr
     let told = bed.told(Depth::with_data(100)).await;
     assert_eq!(told.len(), 2, "{told:?}");
     assert!(told[0].contains("does not hold the bytes"), "{told:?}");
+}
+
+#[tokio::test]
+async fn an_over_long_record_is_passed_over_and_what_follows_is_read_once() {
+    let bed = Bed::new().await;
+    let gets = async || {
+        let before = bed.store.gets.load(Ordering::Relaxed);
+        let told = bed.told(Depth::with_data(100)).await;
+        (told, bed.store.gets.load(Ordering::Relaxed) - before)
+    };
+    let (told, gets_before) = gets().await;
+    assert_eq!(told, [""; 0]);
+
+    let repository = Repository::open(Arc::clone(&bed.store) as _, None)
+        .await
+        .expect("opens");
+    let (monday, _) = bed.data_packs();
+    let kind = ObjectKind::DataPack;
+    let name = PackName::parse(kind, &monday).expect("a name");
+    let bytes = bed.store.objects()[&monday].clone();
+    let footer = fetch_footer(&repository, kind, name, bytes.len() as u64)
+        .await
+        .expect("reads");
+    // The records that backups name stay where they are; behind them come one of any length and
+    // the first once more.
+    let mut layout = Layout::new(kind, name, repository.domain());
+    for (id, &stored_bytes) in footer
+        .ids
+        .as_chunks::<32>()
+        .0
+        .iter()
+        .zip(&footer.stored_bytes)
+    {
+        layout.push(id, stored_bytes as usize);
+    }
+    let mut pack = bytes[..layout.end() as usize].to_vec();
+    let long = 3 * usize::try_from(CHUNK).expect("small");
+    layout.push(&[7; 32], long);
+    pack.extend_from_slice(&vec![0; long]);
+    let first = &bytes[32..][..footer.stored_bytes[0] as usize];
+    layout.push(footer.ids.first_chunk().expect("has one"), first.len());
+    pack.extend_from_slice(first);
+    let (tail, footer) = layout.finish();
+    pack.extend_from_slice(&tail);
+    bed.put_back(&monday, pack.into());
+
+    let (told, gets_after) = gets().await;
+    let record = footer.stored_bytes.len() - 2;
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains(&monday), "{told:?}");
+    assert!(told[0].contains(&format!("(record {record})")), "{told:?}");
+    assert_eq!(gets_after, gets_before);
 }
 
 #[tokio::test]

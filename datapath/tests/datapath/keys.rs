@@ -218,7 +218,7 @@ async fn two_who_remove_each_others_slots_do_not_lock_everybody_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_slot_is_passed_over_and_named_when_there_is_no_other() {
+async fn a_damaged_slot_is_passed_over_and_named_to_whom_no_other_opens() {
     let bed = bed().await;
     let store = bed.client(PATIENCE).store().await;
     let repository = open(&bed, bed.passphrase.as_ref()).await.expect("opens");
@@ -231,6 +231,9 @@ async fn a_damaged_slot_is_passed_over_and_named_when_there_is_no_other() {
         .await
         .expect("put");
     assert!(opens(&bed, "second").await && !opens(&bed, "first").await);
+    let error = open(&bed, bed.passphrase.as_ref()).await.err();
+    let error = error.expect("its slot is damaged").to_string();
+    assert!(error.contains(&first), "{error}");
 
     for slot in slots(&bed).await.iter().filter(|slot| **slot != first) {
         store.delete(slot).await.expect("removed");
