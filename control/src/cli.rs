@@ -8,6 +8,7 @@ mod cache;
 mod client;
 mod demo;
 mod exit;
+mod health;
 mod interrupt;
 mod key;
 mod list;
@@ -90,6 +91,7 @@ enum Command {
     #[command(subcommand)]
     Lv(lv::Lv),
     Serve(serve::Serve),
+    Health(health::Health),
     Demo(demo::Demo),
     Completions(pages::Completions),
     Man(pages::Man),
@@ -167,6 +169,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Key(command) => command.run(&context).await,
         Command::Lv(command) => command.run(&context).await,
         Command::Serve(command) => command.run().await,
+        Command::Health(command) => command.run(&context).await,
         Command::Demo(command) => command.run(context.json).await,
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(),

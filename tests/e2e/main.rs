@@ -15,6 +15,7 @@ mod harness;
 mod networks;
 mod objects;
 mod places;
+mod probes;
 mod refusals;
 mod restores;
 mod resume;

@@ -443,8 +443,8 @@ fn every_command_has_help_with_examples_or_settings_and_the_exit_codes_are_in_it
 
 #[test]
 fn completions_and_manual_pages_cover_every_command() {
-    const COMMANDS: [&str; 9] = [
-        "backup", "restore", "list", "show", "verify", "repair", "lv", "serve", "demo",
+    const COMMANDS: [&str; 10] = [
+        "backup", "restore", "list", "show", "verify", "repair", "lv", "serve", "health", "demo",
     ];
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = run(ringback().args(["completions", shell]));

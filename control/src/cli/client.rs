@@ -24,22 +24,27 @@ pub(crate) struct Client {
 impl Client {
     /// Connects to the daemon at `socket`.
     pub(crate) async fn connect(socket: &Path) -> Result<Self, CliError> {
-        let path = socket.to_owned();
-        let connector = service_fn(move |_: Uri| {
-            let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        });
-        // The URI is never resolved; HTTP/2 wants one.
-        let channel = Endpoint::from_static("http://lvmd.invalid")
-            .connect_with_connector(connector)
-            .await
-            .map_err(|error| unreachable_daemon(socket, &error))?;
+        let channel = channel_to(socket).await?;
         Ok(Self {
             lv: LvServiceClient::new(channel.clone()),
             vg: VgServiceClient::new(channel.clone()),
             own: RingbackClient::new(channel),
         })
     }
+}
+
+/// A connection to whatever listens on `socket`.
+pub(super) async fn channel_to(socket: &Path) -> Result<Channel, CliError> {
+    let path = socket.to_owned();
+    let connector = service_fn(move |_: Uri| {
+        let path = path.clone();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    // The URI is never resolved; HTTP/2 wants one.
+    Endpoint::from_static("http://lvmd.invalid")
+        .connect_with_connector(connector)
+        .await
+        .map_err(|error| unreachable_daemon(socket, &error))
 }
 
 fn unreachable_daemon(socket: &Path, error: &dyn std::error::Error) -> CliError {
