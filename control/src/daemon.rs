@@ -20,7 +20,10 @@ use crate::{
     config::Config,
     failure::Failure,
     groups::{Class, Groups},
-    jobs::{OPEN_PATIENCE, backup::BackupJobs, repository, restore::RestoreJobs, turns::Turns},
+    jobs::{
+        OPEN_PATIENCE, backup::BackupJobs, ledger::Ledger, repository, restore::RestoreJobs,
+        turns::Turns,
+    },
     names::VolumeName,
     request::{
         ClassRef, CreateSnapshot, CreateVolume, RemoveVolume, ResizeVolume, ShrinkRule, VolumeInfo,
@@ -37,6 +40,8 @@ pub struct Daemon {
     pub backups: BackupJobs,
     /// Restores.
     pub restores: Arc<RestoreJobs>,
+    /// What all jobs did.
+    pub ledger: Arc<Ledger>,
     config: Arc<Config>,
     revision: watch::Sender<u64>,
     stopping: CancellationToken,
@@ -54,18 +59,35 @@ pub struct ClassSpace {
     pub group: FreeSpace,
 }
 
+impl ClassSpace {
+    /// Asks the class's group.
+    pub(crate) async fn of(class: &Class) -> Result<Self, volume::Error> {
+        let group = class.group.free().await?;
+        Ok(Self {
+            name: class.config.name.clone(),
+            default: class.config.default,
+            free_bytes: class.free_bytes(&group),
+            group,
+        })
+    }
+}
+
 impl Daemon {
     /// Opens the groups.
     pub async fn open(config: Config) -> Result<Self, Failure> {
         let groups = Arc::new(Groups::open(&config).await?);
         let config = Arc::new(config);
         let turns = Arc::new(Turns::new(&config.datapath));
+        let ledger = Arc::default();
         let revision = watch::Sender::new(0);
         let stopping = CancellationToken::new();
         Ok(Self {
-            backups: BackupJobs::new(&config, &groups, &turns, &stopping),
-            restores: Arc::new(RestoreJobs::new(&config, &turns, &revision, &stopping)),
+            backups: BackupJobs::new(&config, &groups, &turns, &ledger, &stopping),
+            restores: Arc::new(RestoreJobs::new(
+                &config, &turns, &ledger, &revision, &stopping,
+            )),
             groups,
+            ledger,
             config,
             revision,
             stopping,
@@ -193,13 +215,7 @@ impl Daemon {
     pub async fn spaces(&self) -> Result<Vec<ClassSpace>, Failure> {
         let mut spaces = Vec::new();
         for class in self.groups.classes() {
-            let group = class.group.free().await?;
-            spaces.push(ClassSpace {
-                name: class.config.name.clone(),
-                default: class.config.default,
-                free_bytes: class.free_bytes(&group),
-                group,
-            });
+            spaces.push(ClassSpace::of(class).await?);
         }
         Ok(spaces)
     }

@@ -2,6 +2,7 @@
 //! cancelled changes nothing.
 
 pub mod backup;
+pub mod ledger;
 pub mod repository;
 pub mod restore;
 pub mod turns;
@@ -62,8 +63,8 @@ pub struct Watched {
 }
 
 impl Watched {
-    fn new() -> Self {
-        Self {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
             progress: Arc::default(),
             copying: Arc::default(),
             started: Instant::now(),
@@ -71,7 +72,7 @@ impl Watched {
             stop: Stop::default(),
             over: CancellationToken::new(),
             store: std::sync::OnceLock::new(),
-        }
+        })
     }
 
     /// Ends the job at once, and waits until it has let go of its volume.

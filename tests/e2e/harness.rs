@@ -226,6 +226,8 @@ fn ringback_by(program: &str) -> Command {
         }
     }
     command.env("AWS_EC2_METADATA_DISABLED", "true");
+    // Many daemons run at once, and there is one default port.
+    command.env("RINGBACK_METRICS_BIND_ADDRESS", "0");
     command.stdin(Stdio::null());
     command
 }

@@ -12,6 +12,7 @@ mod encryption;
 mod faults;
 #[expect(dead_code, reason = "the kill tests ask for more")]
 mod harness;
+mod metrics;
 mod networks;
 mod objects;
 mod places;

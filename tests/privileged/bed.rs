@@ -96,7 +96,7 @@ impl Daemon {
         fs::write(&config, yaml).expect("writes");
         let mut command = Command::new(RINGBACK);
         command
-            .args(["serve", "--config"])
+            .args(["serve", "--metrics-bind-address=0", "--config"])
             .arg(&config)
             .env("RINGBACK_LOG", "info")
             .env("CACHE_DIRECTORY", folder.path().join("cache"))

@@ -10,10 +10,13 @@ use super::{exit::CliError, output};
 use crate::{
     config::Config,
     daemon::Daemon,
+    metrics,
     serve::{Socket, serve},
+    service_manager,
 };
 
 const BUCKET: &str = "backups";
+const METRICS_ADDRESS: &str = ":8080";
 const SOCKET: &str = "lvmd.sock";
 
 /// Run the daemon.
@@ -27,15 +30,25 @@ pub(crate) struct Serve {
     /// try.
     #[arg(long, value_name = "DIR")]
     dev: Option<PathBuf>,
+
+    /// Where to answer GET /metrics: [HOST]:PORT, port 0 for any, or empty or 0 for nowhere.
+    /// By default :8080, and nowhere with --dev.
+    #[arg(long, value_name = "ADDRESS", env = "RINGBACK_METRICS_BIND_ADDRESS")]
+    metrics_bind_address: Option<String>,
 }
 
 impl Serve {
     pub(crate) async fn run(self) -> Result<(), CliError> {
         match self.dev {
-            Some(folder) => run_playground(folder).await,
+            Some(folder) => {
+                let address = self.metrics_bind_address.unwrap_or_default();
+                run_playground(folder, &address).await
+            }
             None => {
                 let config = Config::load(&self.config).map_err(sentence)?;
-                run_daemon(config).await.map(drop)
+                let address = self.metrics_bind_address;
+                let address = address.as_deref().unwrap_or(METRICS_ADDRESS);
+                run_daemon(config, address).await.map(drop)
             }
         }
     }
@@ -45,7 +58,7 @@ fn sentence(error: impl std::fmt::Display) -> CliError {
     CliError::failed(error.to_string())
 }
 
-async fn run_daemon(config: Config) -> Result<Arc<Daemon>, CliError> {
+async fn run_daemon(config: Config, metrics_address: &str) -> Result<Arc<Daemon>, CliError> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -53,7 +66,15 @@ async fn run_daemon(config: Config) -> Result<Arc<Daemon>, CliError> {
     let stop = told_to_stop();
     let socket = Socket::bind(&config.socket_name).map_err(sentence)?;
     tracing::info!(socket = %config.socket_name.display(), "serving");
+    let metrics = metrics::Listener::bind(metrics_address).await;
+    let metrics = metrics.map_err(sentence)?;
     let daemon = Arc::new(Daemon::open(config).await.map_err(sentence)?);
+    let _metrics = metrics.map(|listener| listener.serve(&daemon));
+    service_manager::tell("READY=1");
+    let stop = async {
+        stop.await;
+        service_manager::tell("STOPPING=1");
+    };
     serve(Arc::clone(&daemon), socket, stop)
         .await
         .map_err(sentence)?;
@@ -73,7 +94,7 @@ pub(crate) fn told_to_stop() -> impl Future<Output = ()> {
     }
 }
 
-async fn run_playground(folder: PathBuf) -> Result<(), CliError> {
+async fn run_playground(folder: PathBuf, metrics_address: &str) -> Result<(), CliError> {
     let folder = std::path::absolute(folder).map_err(sentence)?;
     fs::create_dir_all(&folder).map_err(|error| {
         CliError::failed(format!(
@@ -90,7 +111,7 @@ async fn run_playground(folder: PathBuf) -> Result<(), CliError> {
     .map_err(sentence)?;
     let config = playground_config(&folder)?;
     print_instructions(&config, &endpoint);
-    let daemon = run_daemon(config).await?;
+    let daemon = run_daemon(config, metrics_address).await?;
     daemon.groups.detach_all().await.map_err(sentence)?;
     endpoint.shutdown().await;
     Ok(())

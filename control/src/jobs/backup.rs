@@ -27,7 +27,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::{
-    ASK_PATIENCE, Bytes, JOB_PATIENCE, Phase, Watched, repository,
+    ASK_PATIENCE, Bytes, JOB_PATIENCE, Phase, Watched,
+    ledger::{Kind, Ledger},
+    repository,
     turns::{BackupTurn, Destination, Turns},
     without_panic,
 };
@@ -48,6 +50,7 @@ pub struct BackupJobs {
     config: Arc<Config>,
     groups: Arc<Groups>,
     turns: Arc<Turns>,
+    ledger: Arc<Ledger>,
     stopping: CancellationToken,
     jobs: Mutex<HashMap<String, Arc<BackupJob>>>,
 }
@@ -59,7 +62,7 @@ pub struct BackupJob {
     located: Located,
     credentials: SharedCredentials,
     /// What may be looked at while it runs.
-    pub watched: Watched,
+    pub watched: Arc<Watched>,
     state: watch::Sender<State>,
 }
 
@@ -89,12 +92,14 @@ impl BackupJobs {
         config: &Arc<Config>,
         groups: &Arc<Groups>,
         turns: &Arc<Turns>,
+        ledger: &Arc<Ledger>,
         stopping: &CancellationToken,
     ) -> Self {
         Self {
             config: Arc::clone(config),
             groups: Arc::clone(groups),
             turns: Arc::clone(turns),
+            ledger: Arc::clone(ledger),
             stopping: stopping.clone(),
             jobs: Mutex::default(),
         }
@@ -196,8 +201,10 @@ impl BackupJobs {
             request,
         });
         jobs.insert(job.request.name.clone(), Arc::clone(&job));
+        self.ledger.begin(Kind::Backup, &job.watched);
         let message = job.watched.describe();
-        tokio::spawn(job.run(Arc::clone(&self.config), Arc::clone(&self.turns)));
+        let (config, turns) = (Arc::clone(&self.config), Arc::clone(&self.turns));
+        tokio::spawn(job.run(config, turns, Arc::clone(&self.ledger)));
         Ok(BackupState::InProgress(message))
     }
 
@@ -330,7 +337,7 @@ impl BackupJob {
         }
     }
 
-    async fn run(self: Arc<Self>, config: Arc<Config>, turns: Arc<Turns>) {
+    async fn run(self: Arc<Self>, config: Arc<Config>, turns: Arc<Turns>, ledger: Arc<Ledger>) {
         let name = &self.request.name;
         let ended = match without_panic(self.back_up(&config, &turns)).await {
             Ok(message) => {
@@ -342,6 +349,8 @@ impl BackupJob {
                 State::Failed(failure.message)
             }
         };
+        let is_done = matches!(ended, State::Done(_));
+        ledger.end(Kind::Backup, &self.watched, is_done);
         self.state.send_replace(ended);
         self.watched.over.cancel();
     }

@@ -21,7 +21,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::{
-    JOB_PATIENCE, OPEN_PATIENCE, Phase, Watched, repository, turns::Turns, wait_for, without_panic,
+    JOB_PATIENCE, OPEN_PATIENCE, Phase, Watched,
+    ledger::{Kind, Ledger},
+    repository,
+    turns::Turns,
+    wait_for, without_panic,
 };
 use crate::{
     config::Config,
@@ -37,6 +41,7 @@ use crate::{
 pub struct RestoreJobs {
     config: Arc<Config>,
     turns: Arc<Turns>,
+    ledger: Arc<Ledger>,
     on_change: watch::Sender<u64>,
     stopping: CancellationToken,
     jobs: Mutex<HashMap<Key, Arc<RestoreJob>>>,
@@ -53,7 +58,7 @@ pub struct RestoreJob {
     layout: LayoutOptions,
     credentials: SharedCredentials,
     /// What may be looked at while it runs.
-    pub watched: Watched,
+    pub watched: Arc<Watched>,
     state: watch::Sender<State>,
 }
 
@@ -73,12 +78,14 @@ impl RestoreJobs {
     pub fn new(
         config: &Arc<Config>,
         turns: &Arc<Turns>,
+        ledger: &Arc<Ledger>,
         on_change: &watch::Sender<u64>,
         stopping: &CancellationToken,
     ) -> Self {
         Self {
             config: Arc::clone(config),
             turns: Arc::clone(turns),
+            ledger: Arc::clone(ledger),
             on_change: on_change.clone(),
             stopping: stopping.clone(),
             jobs: Mutex::default(),
@@ -178,12 +185,14 @@ impl RestoreJobs {
             state: watch::Sender::new(State::Opening),
         });
         jobs.insert(key, Arc::clone(&job));
+        self.ledger.begin(Kind::Restore, &job.watched);
         tokio::spawn(Arc::clone(self).run(Arc::clone(&job)));
         Ok(job)
     }
 
     async fn run(self: Arc<Self>, job: Arc<RestoreJob>) {
         let result = without_panic(job.restore(&self.config, &self.turns)).await;
+        self.ledger.end(Kind::Restore, &job.watched, result.is_ok());
         let name = job.request.name.as_str();
         match result {
             Ok(volume) => {
