@@ -18,7 +18,6 @@ mod passphrase;
 mod path;
 mod place;
 mod progress;
-mod repair;
 mod restore;
 mod serve;
 mod stats;
@@ -84,7 +83,6 @@ enum Command {
     List(list::List),
     Show(list::Show),
     Verify(verify::Verify),
-    Repair(repair::Repair),
     #[command(subcommand)]
     Key(key::Key),
     #[command(subcommand)]
@@ -163,7 +161,6 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Command::List(command) => command.run(&context).await,
         Command::Show(command) => command.run(&context).await,
         Command::Verify(command) => command.run(&context).await,
-        Command::Repair(command) => command.run(&context).await,
         Command::Key(command) => command.run(&context).await,
         Command::Lv(command) => command.run(&context).await,
         Command::Serve(command) => command.run().await,

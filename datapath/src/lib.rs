@@ -9,7 +9,6 @@
 //! verify, ring writer, flush.
 //!
 //! A verification ([`verify::run`]): what the backups need is there, and is what it should be.
-//! A repair ([`repair::Repair`]): what was found damaged is marked, the index made whole.
 //!
 //! What lies in the store is in [`format`]; how it gets there in [`store`] and [`repository`]; what
 //! seals it in [`crypt`], and who may open it in [`keys`].
@@ -38,7 +37,6 @@ pub mod ranges;
 pub mod reader;
 pub mod record;
 pub mod refs;
-pub mod repair;
 pub mod repository;
 pub mod restore;
 pub mod ring;

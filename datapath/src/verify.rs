@@ -10,10 +10,8 @@
 //! not answer, or denies. Memory is bounded by a cache of footers, a set of leaves already found
 //! well, and 24 bytes per pack of the repository.
 
-mod elsewhere;
 mod leaves;
 mod packs;
-mod segments;
 mod survey;
 
 use std::{
@@ -31,15 +29,13 @@ use crate::{
         tree::NodeRef,
     },
     keys,
-    log::{Committed, Log},
+    log::Committed,
     repository::Repository,
     restore::Backup,
     store::StoreError,
 };
 
-use self::{
-    elsewhere::Elsewhere, leaves::LeafCheck, packs::Packs, segments::check_segments, survey::survey,
-};
+use self::{leaves::LeafCheck, packs::Packs, survey::survey};
 
 /// Backups surveyed at once.
 const SURVEYS: usize = 4;
@@ -93,8 +89,6 @@ pub struct Finding {
     pub object: String,
     /// What is wrong with it, a predicate.
     pub reason: String,
-    /// Whether these bytes are whole elsewhere: restores take them from there.
-    pub is_healed: bool,
 }
 
 impl fmt::Display for Finding {
@@ -107,11 +101,7 @@ impl fmt::Display for Finding {
             }
             f.write_str(": ")?;
         }
-        write!(f, "object {} {}", self.object, self.reason)?;
-        if self.is_healed {
-            f.write_str("; another copy is whole, and restores take that")?;
-        }
-        Ok(())
+        write!(f, "object {} {}", self.object, self.reason)
     }
 }
 
@@ -162,17 +152,15 @@ fn add(counter: &AtomicU64, number: u64) {
     counter.fetch_add(number, Ordering::Relaxed);
 }
 
-/// Verifies these backups of the log; each finding goes to `found` as soon as it is whole.
+/// Verifies these backups of the repository; each finding goes to `found` as soon as it is whole.
 pub async fn run(
     repository: &Repository,
-    log: &Log,
     backups: &[Committed],
     depth: Depth,
     counts: &Counts,
     found: &mut (dyn FnMut(Finding) + Send),
 ) -> Result<(), Error> {
     check_keys(repository, found).await?;
-    check_segments(repository, log, backups, found).await?;
     let mut opened: Vec<(&Committed, Backup)> = Vec::new();
     let (mut data, mut tree) = (BTreeSet::new(), BTreeSet::new());
     let mut surveys = stream::iter(backups)
@@ -194,7 +182,7 @@ pub async fn run(
     packs.look_at_all(ObjectKind::TreePack, &tree).await?;
     packs.look_at_all(ObjectKind::DataPack, &data).await?;
 
-    let mut check = LeafCheck::new(repository, packs, Elsewhere::new(repository, log), counts);
+    let mut check = LeafCheck::new(repository, packs, counts);
     for (committed, backup) in &opened {
         check.follow(committed, backup, found).await?;
         add(&counts.backups, 1);
@@ -209,9 +197,14 @@ async fn check_keys(
     found: &mut (dyn FnMut(Finding) + Send),
 ) -> Result<(), Error> {
     for error in keys::damaged(repository).await? {
-        let mut damage = Damage::named(error)?;
-        damage.reason += "; its passphrase opens the repository no more";
-        found(damage.of_nobody());
+        let Damage { object, reason } = Damage::named(error)?;
+        found(Finding {
+            backup: None,
+            volume: None,
+            bytes: None,
+            object,
+            reason: reason + "; its passphrase opens the repository no more",
+        });
     }
     Ok(())
 }
@@ -266,22 +259,9 @@ impl Damage {
             bytes,
             object: self.object,
             reason: self.reason,
-            is_healed: false,
-        }
-    }
-
-    /// A finding that no backup suffers from.
-    fn of_nobody(self) -> Finding {
-        Finding {
-            backup: None,
-            volume: None,
-            bytes: None,
-            object: self.object,
-            reason: self.reason,
-            is_healed: false,
         }
     }
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

@@ -3,7 +3,7 @@
 use clap::Args;
 use ringback_datapath::{
     error::Error,
-    log::{Committed, Log},
+    log::Committed,
     repository::Repository,
     stop::Stop,
     store::{StoreError, folder::FolderTrouble, url::BackupUrl},
@@ -40,17 +40,6 @@ pub(crate) struct Verify {
     /// file:///repository[/backup-name].
     #[arg(value_name = "REPOSITORY|BACKUP")]
     path: String,
-    #[command(flatten)]
-    extent: Extent,
-    #[command(flatten)]
-    store: StoreArgs,
-    #[command(flatten)]
-    work: WorkArgs,
-}
-
-/// How much of the data to read.
-#[derive(Args)]
-pub(super) struct Extent {
     /// Read and hash every chunk.
     #[arg(long)]
     data: bool,
@@ -58,6 +47,10 @@ pub(super) struct Extent {
     #[arg(long, value_name = "N", conflicts_with = "data",
           value_parser = clap::value_parser!(u8).range(1..=100))]
     percent: Option<u8>,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    work: WorkArgs,
 }
 
 fn long_help() -> String {
@@ -90,9 +83,45 @@ impl Verify {
         };
         // Nothing is made by it, so it ends at once.
         let stop = Stop::default();
-        let verified = stop.unless_asked(opened.verify(&self.extent, context));
+        let verified = stop.unless_asked(self.verify(&opened, context));
         let report = unless_interrupted(&store, &stop, verified).await?;
         self.conclude(context, &opened, &report)
+    }
+
+    fn percent(&self) -> u8 {
+        if self.data {
+            100
+        } else {
+            self.percent.unwrap_or(0)
+        }
+    }
+
+    async fn verify(&self, opened: &Opened, context: &Context) -> Result<Report, CliError> {
+        let depth = match self.percent() {
+            0 => Depth::METADATA,
+            percent => Depth::with_data(percent),
+        };
+        let counts = Counts::default();
+        let mut findings = Vec::new();
+        let mut display = Display::new("verify", context.shows_progress());
+        let lines = display.lines();
+        let mut found = |finding: Finding| {
+            if !context.json {
+                lines.print(&finding.to_string());
+            }
+            findings.push(finding);
+        };
+        let work = verify::run(
+            &opened.repository,
+            &opened.backups,
+            depth,
+            &counts,
+            &mut found,
+        );
+        display
+            .follow(work, |display| display.count(&counts))
+            .await?;
+        Ok(Report { counts, findings })
     }
 
     fn conclude(
@@ -109,80 +138,33 @@ impl Verify {
                 "backups": looked_at,
                 "packs": counts.packs(),
                 "leaves": counts.leaves(),
-                "data_percent": self.extent.percent(),
+                "data_percent": self.percent(),
                 "chunks_read": counts.chunks_read(),
                 "bytes_read": counts.bytes_read(),
                 "findings": findings.iter().map(to_json).collect::<Vec<Value>>(),
             }));
         }
-        let scope = format!("{}: {}", self.path, report.scope(looked_at));
-        if findings.is_empty() {
-            if !context.json && !context.quiet {
-                output::line(&format!("{scope}: nothing is damaged"));
-            }
-            return Ok(());
-        }
-        let message = format!("{scope}: {}", report.damage());
-        if findings.iter().all(|it| it.is_healed) {
-            if !context.json {
-                output::line(&message);
-            }
-            return Ok(());
-        }
-        Err(CliError::new(Exit::Damaged, message))
-    }
-}
-
-impl Extent {
-    fn percent(&self) -> u8 {
-        if self.data {
-            100
-        } else {
-            self.percent.unwrap_or(0)
-        }
-    }
-
-    fn depth(&self) -> Depth {
-        match self.percent() {
-            0 => Depth::METADATA,
-            percent => Depth::with_data(percent),
-        }
-    }
-}
-
-/// What is to be verified.
-pub(super) struct Opened {
-    pub(super) repository: Repository,
-    pub(super) log: Log,
-    pub(super) backups: Vec<Committed>,
-}
-
-pub(super) struct Report {
-    counts: Counts,
-    pub(super) findings: Vec<Finding>,
-}
-
-impl Report {
-    /// How much was looked at.
-    pub(super) fn scope(&self, backups: usize) -> String {
-        let read = match self.counts.chunks_read() {
+        let read = match counts.chunks_read() {
             0 => String::new(),
             chunks => format!(
                 ", {} of data ({})",
                 number_of(chunks, "chunk"),
-                Bytes(self.counts.bytes_read())
+                Bytes(counts.bytes_read())
             ),
         };
-        let packs = number_of(self.counts.packs(), "pack");
-        format!("{}, {packs}{read}", number_of(backups as u64, "backup"))
-    }
-
-    /// How much is damaged, and what is lost by it.
-    pub(super) fn damage(&self) -> String {
-        let lost: u64 = self
-            .findings
+        let scope = format!(
+            "{}, {}{read}",
+            number_of(looked_at as u64, "backup"),
+            number_of(counts.packs(), "pack")
+        );
+        if findings.is_empty() {
+            if !context.json && !context.quiet {
+                output::line(&format!("{}: {scope}: nothing is damaged", self.path));
+            }
+            return Ok(());
+        }
+        let lost: u64 = findings
             .iter()
-            .filter(|it| !it.is_healed)
             .filter_map(|it| it.bytes.as_ref())
             .map(|bytes| bytes.end - bytes.start)
             .sum();
@@ -190,49 +172,30 @@ impl Report {
             0 => "no data is known to be lost".to_owned(),
             lost => format!("{} of volumes cannot be restored", Bytes(lost)),
         };
-        let cases = number_of(self.findings.len() as u64, "case");
-        format!("{cases} of damage; {lost}")
+        let damaged = number_of(findings.len() as u64, "case");
+        let message = format!("{}: {scope}: {damaged} of damage; {lost}", self.path);
+        Err(CliError::new(Exit::Damaged, message))
     }
 }
 
-impl Opened {
-    /// Verifies it; what is damaged is told as soon as it is found.
-    pub(super) async fn verify(
-        &self,
-        extent: &Extent,
-        context: &Context,
-    ) -> Result<Report, CliError> {
-        let counts = Counts::default();
-        let mut findings = Vec::new();
-        let mut display = Display::new("verify", context.shows_progress());
-        let lines = display.lines();
-        let mut found = |finding: Finding| {
-            if !context.json {
-                lines.print(&finding.to_string());
-            }
-            findings.push(finding);
-        };
-        let work = verify::run(
-            &self.repository,
-            &self.log,
-            &self.backups,
-            extent.depth(),
-            &counts,
-            &mut found,
-        );
-        display
-            .follow(work, |display| display.count(&counts))
-            .await?;
-        Ok(Report { counts, findings })
-    }
+/// What is to be verified.
+struct Opened {
+    repository: Repository,
+    backups: Vec<Committed>,
+}
 
-    pub(super) async fn all(way: &Way, settings: DatapathSettings) -> Result<(Store, Self), Error> {
+struct Report {
+    counts: Counts,
+    findings: Vec<Finding>,
+}
+
+impl Opened {
+    async fn all(way: &Way, settings: DatapathSettings) -> Result<(Store, Self), Error> {
         let store = Store::connect(way, settings).await?;
         let (repository, log) = store.open().await?;
         let backups = log.commits().to_vec();
         let opened = Self {
             repository,
-            log,
             backups,
         };
         Ok((store, opened))
@@ -260,7 +223,6 @@ impl Opened {
         let backups = vec![backup.clone()];
         let opened = Self {
             repository,
-            log,
             backups,
         };
         Ok((store, opened))
@@ -276,12 +238,12 @@ fn is_absent(error: &Error) -> bool {
     }
 }
 
-pub(super) fn number_of(number: u64, thing: &str) -> String {
+fn number_of(number: u64, thing: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {thing}{plural}")
 }
 
-pub(super) fn to_json(finding: &Finding) -> Value {
+fn to_json(finding: &Finding) -> Value {
     let bytes = finding.bytes.as_ref();
     json!({
         "backup": finding.backup,
@@ -289,7 +251,6 @@ pub(super) fn to_json(finding: &Finding) -> Value {
         "offset": bytes.map(|bytes| bytes.start),
         "bytes": bytes.map(|bytes| bytes.end - bytes.start),
         "object": finding.object,
-        "healed": finding.is_healed,
         "reason": finding.reason,
         "message": finding.to_string(),
     })

@@ -1,6 +1,6 @@
 //! Ranges of packs to records in slots, as many ranges at once as the store's throttle allows.
 
-use std::{iter, sync::Arc};
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use tokio::{sync::mpsc, task::JoinSet};
@@ -8,13 +8,11 @@ use tokio::{sync::mpsc, task::JoinSet};
 use super::{
     Restore,
     gaps::Gaps,
-    heal::Broken,
     plan::{Wanted, chunk_bytes, group_by_place, plan},
     verify::FetchedChunk,
 };
 use crate::{
     arena::Slot,
-    chunk::ChunkId,
     codec::Codec,
     error::Error,
     format::{name::ObjectKind, pack::Place},
@@ -68,37 +66,24 @@ impl Restore {
         fetched: &mpsc::Sender<FetchedChunk>,
     ) -> Result<(), Error> {
         let object = range.pack.object(ObjectKind::DataPack);
+        let (place, wanted) = &range.records[0];
         let store = self.repository.store();
-        let opened = store.get_range(&object, range.start, range.end).await;
-        let mut records = group_by_place(range.records).into_iter();
-        let mut stream = match opened {
-            Ok(download) => RecordStream::new(download, range.start),
-            Err(error) => return self.give_up(records, error.into()),
-        };
+        let download = store
+            .get_range(&object, range.start, range.end)
+            .await
+            .map_err(|error| self.located(error.into(), wanted, place))?;
+        let mut stream = RecordStream::new(download, range.start);
         let key = self.repository.pack_key(ObjectKind::DataPack, range.pack);
-        while let Some((place, wanted)) = records.next() {
-            let len = match chunk_bytes(&self.backup, self.repository.shape(), &place, &wanted) {
-                Ok(len) => len,
-                Err(error) => {
-                    self.broken.note(Broken {
-                        wanted,
-                        place,
-                        error,
-                    })?;
-                    continue;
-                }
-            };
+        for (place, wanted) in group_by_place(range.records) {
+            let len = chunk_bytes(&self.backup, self.repository.shape(), &place, &wanted)?;
             let waiting = self.progress.enter(Stage::Buffer);
             let slot = self.arena.acquire().await;
             drop(waiting);
             let seal = Seal::of(key.as_ref(), &place, &wanted[0].id.0);
-            let record = match stream.read_record(&place, slot, seal).await {
-                Ok(record) => record,
-                // The rest of the range does not come any more.
-                Err(error) => {
-                    return self.give_up(iter::once((place, wanted)).chain(records), error);
-                }
-            };
+            let record = stream
+                .read_record(&place, slot, seal)
+                .await
+                .map_err(|error| self.located(error, &wanted[0], &place))?;
             let chunk = FetchedChunk {
                 record,
                 place,
@@ -113,33 +98,44 @@ impl Restore {
         Ok(())
     }
 
-    /// Fetches a record by itself.
-    pub(super) async fn fetch_record(
+    /// Fetches a record once more, into the slot it was in.
+    pub(super) async fn fetch_again(
         &self,
+        record: StoredRecord,
         place: &Place,
-        id: &ChunkId,
-        slot: Slot,
     ) -> Result<StoredRecord, Error> {
-        let key = self.repository.pack_key(ObjectKind::DataPack, place.pack);
         let object = place.pack.object(ObjectKind::DataPack);
+        tracing::warn!(
+            object,
+            offset = place.offset,
+            "a chunk came in damaged; fetching it again"
+        );
         let start = u64::from(place.offset);
         let store = self.repository.store();
         let download = store.get_range(&object, start, place.end()).await?;
-        let seal = Seal::of(key.as_ref(), place, &id.0);
         let mut stream = RecordStream::new(download, start);
-        stream.read_record(place, slot, seal).await
+        let seal = match record.head {
+            Head::Plain(_) => None,
+            Head::Sealed(seal) => Some(*seal),
+        };
+        stream.read_record(place, record.slot, seal).await
     }
-}
 
-/// What is wrong with an object that this error tells of; `None`: it tells of something else.
-pub(super) fn objection(error: &Error) -> Option<String> {
-    match error {
-        Error::Store(StoreError::NotFound { .. }) => Some("is missing".to_owned()),
-        Error::Store(StoreError::TooShort { .. }) => Some("is cut off".to_owned()),
-        Error::Store(StoreError::Unreadable { reason, .. }) => {
-            Some(format!("cannot be read: {reason}"))
+    /// Names what an object that is not there, or not whole, is needed for.
+    pub(super) fn located(&self, error: Error, wanted: &Wanted, place: &Place) -> Error {
+        match error {
+            Error::Store(StoreError::NotFound { .. }) => {
+                self.backup.damaged(wanted, place, "is missing")
+            }
+            Error::Store(StoreError::TooShort { .. }) => {
+                self.backup.damaged(wanted, place, "is cut off")
+            }
+            Error::Store(StoreError::Unreadable { reason, .. }) => {
+                let reason = format!("cannot be read: {reason}");
+                self.backup.damaged(wanted, place, &reason)
+            }
+            other => other,
         }
-        _ => None,
     }
 }
 

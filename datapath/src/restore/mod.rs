@@ -1,7 +1,7 @@
 //! A restore: from a commit to a volume that holds the same bytes.
 //!
 //! [`Backup`] (root) -> plan (ranges of packs) -> fetch (records in slots) -> verify (open, check
-//! the id) -> write. What is damaged is looked for elsewhere in the end ([`heal`]).
+//! the id) -> write.
 //!
 //! Ordering rule: no byte reaches the volume before its chunk's hash was checked; zeros alone need
 //! none.
@@ -9,7 +9,6 @@
 mod backup;
 mod fetch;
 mod gaps;
-mod heal;
 mod plan;
 mod verify;
 mod write;
@@ -20,7 +19,7 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 
 pub use self::{backup::Backup, gaps::Ground};
-use self::{gaps::Gaps, heal::BrokenChunks, verify::FetchedChunk};
+use self::{gaps::Gaps, verify::FetchedChunk};
 use crate::{
     arena::Arena,
     codec::Decompressor,
@@ -97,7 +96,6 @@ pub async fn run(
         queue,
         whole_blocks_bytes,
         ground,
-        broken: BrokenChunks::default(),
         progress: Arc::clone(progress),
     });
     let restored = stop
@@ -124,8 +122,6 @@ struct Restore {
     /// See [`Device::whole_blocks_bytes`].
     whole_blocks_bytes: u64,
     ground: Ground,
-    /// What cannot be read in its place.
-    broken: BrokenChunks,
     progress: Arc<Progress>,
 }
 
@@ -137,7 +133,6 @@ impl Restore {
     ) -> Result<(), Error> {
         let (fetched, chunks) = mpsc::channel(depth);
         tokio::try_join!(self.fetch_all(fetched, gaps), self.write_all(chunks, depth))?;
-        self.heal().await?;
         let _inside = self.progress.enter(Stage::Flush);
         self.queue.flush().await.map_err(|source| Error::System {
             what: "flush the volume",
@@ -154,7 +149,6 @@ impl Restore {
         into_stream(chunks)
             .map(|chunk| self.verify(chunk))
             .buffer_unordered(verifiers())
-            .try_filter_map(async |verified| Ok(verified))
             .map_ok(|chunk| self.write(chunk))
             .try_buffer_unordered(depth)
             .try_collect::<()>()

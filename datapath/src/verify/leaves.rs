@@ -10,7 +10,6 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
     Counts, Damage, Finding, add,
-    elsewhere::Elsewhere,
     packs::Packs,
     survey::{children, fetch_each, fetch_inner, parents_of_leaves, span},
 };
@@ -39,7 +38,6 @@ const REMEMBERED_MAX: usize = 2 << 20;
 pub(super) struct LeafCheck<'a> {
     repository: &'a Repository,
     packs: Packs<'a>,
-    elsewhere: Elsewhere<'a>,
     counts: &'a Counts,
     well: Well,
     /// Packs that a finding of some backup names.
@@ -54,16 +52,10 @@ type Well = Arc<Mutex<HashSet<[u8; 16]>>>;
 type Batch = Vec<(u64, NodeRef, Result<Bytes, Damage>)>;
 
 impl<'a> LeafCheck<'a> {
-    pub(super) fn new(
-        repository: &'a Repository,
-        packs: Packs<'a>,
-        elsewhere: Elsewhere<'a>,
-        counts: &'a Counts,
-    ) -> Self {
+    pub(super) fn new(repository: &'a Repository, packs: Packs<'a>, counts: &'a Counts) -> Self {
         Self {
             repository,
             packs,
-            elsewhere,
             counts,
             well: Well::default(),
             told: HashSet::new(),
@@ -151,9 +143,10 @@ impl<'a> LeafCheck<'a> {
                 is_well = false;
                 self.told.insert(entry.place.pack);
                 let object = entry.place.pack.object(ObjectKind::DataPack);
-                let is_healed = self.elsewhere.has(&self.packs, &entry.id).await?;
-                let damage = Damage { object, reason };
-                findings.add_chunk(damage, self.bytes_of(backup, index, entry), is_healed);
+                findings.add(
+                    Damage { object, reason },
+                    self.bytes_of(backup, index, entry),
+                );
             }
         }
         Ok(is_well)
@@ -240,11 +233,8 @@ async fn fetch_batch(
 struct Joined<'a> {
     committed: &'a Committed,
     found: &'a mut (dyn FnMut(Finding) + Send),
-    last: Option<Part>,
+    last: Option<(Damage, std::ops::Range<u64>)>,
 }
-
-/// Bytes that suffer from one damage, and whether they are whole elsewhere.
-type Part = (Damage, std::ops::Range<u64>, bool);
 
 impl<'a> Joined<'a> {
     fn new(committed: &'a Committed, found: &'a mut (dyn FnMut(Finding) + Send)) -> Self {
@@ -256,18 +246,12 @@ impl<'a> Joined<'a> {
     }
 
     fn add(&mut self, damage: Damage, bytes: std::ops::Range<u64>) {
-        self.add_chunk(damage, bytes, false);
-    }
-
-    fn add_chunk(&mut self, damage: Damage, bytes: std::ops::Range<u64>, is_healed: bool) {
         match &mut self.last {
-            Some((last, joined, healed))
-                if *last == damage && joined.end == bytes.start && *healed == is_healed =>
-            {
+            Some((last, joined)) if *last == damage && joined.end == bytes.start => {
                 joined.end = bytes.end;
             }
             last => {
-                let before = last.replace((damage, bytes, is_healed));
+                let before = last.replace((damage, bytes));
                 self.tell(before);
             }
         }
@@ -278,13 +262,9 @@ impl<'a> Joined<'a> {
         self.tell(last);
     }
 
-    fn tell(&mut self, part: Option<Part>) {
-        if let Some((damage, bytes, is_healed)) = part {
-            let finding = damage.finding(self.committed, Some(bytes));
-            (self.found)(Finding {
-                is_healed,
-                ..finding
-            });
+    fn tell(&mut self, part: Option<(Damage, std::ops::Range<u64>)>) {
+        if let Some((damage, bytes)) = part {
+            (self.found)(damage.finding(self.committed, Some(bytes)));
         }
     }
 }

@@ -31,7 +31,7 @@ const CACHE_BYTES: usize = 64 << 20;
 /// Packs looked at side by side; the store's throttle limits those that are read.
 const LOOKS: usize = 16;
 /// A footer or a chunk that is damaged is fetched so often: bits flip on the way, too.
-pub(super) const TRIES: usize = 3;
+const TRIES: usize = 3;
 
 /// What is known of the packs.
 pub(super) struct Packs<'a> {
@@ -186,15 +186,6 @@ impl<'a> Packs<'a> {
         }
     }
 
-    /// Data packs with anything wrong.
-    pub(super) fn odd_ones(&self) -> BTreeSet<PackName> {
-        self.missing
-            .iter()
-            .chain(self.damaged.keys())
-            .copied()
-            .collect()
-    }
-
     /// Damage that costs no backup a byte: to footers, and to chunks that no backup names.
     pub(super) fn rest(self, told: &HashSet<PackName>) -> Vec<Finding> {
         let chunks = self.damaged.into_iter().flat_map(|(pack, damaged)| {
@@ -216,7 +207,13 @@ impl<'a> Packs<'a> {
             .into_iter()
             .chain(missing)
             .chain(chunks)
-            .map(|(object, reason)| Damage { object, reason }.of_nobody())
+            .map(|(object, reason)| Finding {
+                backup: None,
+                volume: None,
+                bytes: None,
+                object,
+                reason,
+            })
             .collect();
         rest.sort_by(|a, b| (&a.object, &a.reason).cmp(&(&b.object, &b.reason)));
         rest
@@ -369,7 +366,7 @@ async fn skip(
 }
 
 /// Fetches a chunk by itself, again when it does not match; what is wrong with it.
-pub(super) async fn read_again(
+async fn read_again(
     repository: &Repository,
     place: &Place,
     id: &ChunkId,

@@ -6,9 +6,10 @@ use super::{Damage, Finding};
 use crate::{
     error::Error,
     format::{
-        name::{ObjectKind, ref_set_object},
+        name::{ObjectKind, pack_table, ref_set_object},
         tree::{INNER_CHILDREN, InnerNode, LEAF_CHUNKS, Leaf, NodeRef},
     },
+    index::fetch_segment,
     log::Committed,
     refs::{Packs, StoredSet},
     repository::Repository,
@@ -16,7 +17,7 @@ use crate::{
     tree::fetch_nodes,
 };
 
-/// Nodes fetched at once.
+/// Nodes, or segments, fetched at once.
 const FETCHES: usize = 4;
 
 /// What a look at one backup brought.
@@ -34,6 +35,7 @@ pub(super) async fn survey(
     committed: &Committed,
 ) -> Result<Survey, Error> {
     let mut findings = Vec::new();
+    check_segments(repository, committed, &mut findings).await?;
     let named = named_packs(repository, committed, &mut findings).await?;
     let backup = match Backup::read(repository, committed).await {
         Ok(backup) => backup,
@@ -64,6 +66,34 @@ pub(super) async fn survey(
         backup: Some(backup),
         packs,
     })
+}
+
+/// A lost segment costs work and no data.
+async fn check_segments(
+    repository: &Repository,
+    committed: &Committed,
+    findings: &mut Vec<Finding>,
+) -> Result<(), Error> {
+    let slot = committed.slot.object();
+    let names = match pack_table(&committed.commit.segments) {
+        Ok(names) => names,
+        Err(source) => {
+            let damage = Damage::named(repository.refuse(&slot, source))?;
+            findings.push(damage.finding(committed, None));
+            return Ok(());
+        }
+    };
+    let mut fetched = stream::iter(names)
+        .map(|name| async move { (name, fetch_segment(repository, name).await) })
+        .buffered(FETCHES);
+    while let Some((name, segment)) = fetched.next().await {
+        if let Err(error) = segment {
+            let mut damage = Damage::of(name.object(ObjectKind::IndexSegment), error)?;
+            damage.reason += "; no data is lost by it, later backups deduplicate less";
+            findings.push(damage.finding(committed, None));
+        }
+    }
+    Ok(())
 }
 
 /// What the backup's ref set names. Restores do not read it.
