@@ -18,6 +18,8 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use futures::{StreamExt, stream};
 use ringback_proto::repository::IndexedPack;
 
@@ -46,10 +48,11 @@ impl DedupeIndex {
         &mut self,
         repository: &Repository,
         segments: &[PackName],
+        marked: &BTreeSet<PackName>,
         cache: &mut SegmentCache,
     ) -> Result<(), Error> {
         self.keep_an_eighth_free(true);
-        let taken_up = self.take_up(repository, segments, cache).await;
+        let taken_up = self.take_up(repository, segments, marked, cache).await;
         self.keep_an_eighth_free(false);
         let not_read = taken_up?;
         if self.left_out() > 0 {
@@ -69,6 +72,7 @@ impl DedupeIndex {
         &mut self,
         repository: &Repository,
         segments: &[PackName],
+        marked: &BTreeSet<PackName>,
         cache: &mut SegmentCache,
     ) -> Result<usize, Error> {
         let reader = &cache.reader();
@@ -83,7 +87,7 @@ impl DedupeIndex {
                     if let Some(bytes) = fetched.news {
                         cache.keep(name, position, bytes).await;
                     }
-                    self.add_packs(&fetched.segment.packs)
+                    self.add_packs(&fetched.segment.packs, marked)
                         .map_err(|source| repository.refuse(&object_of(name), source))
                 }
                 Err(error) => Err(error),
@@ -101,8 +105,19 @@ impl DedupeIndex {
         Ok(0)
     }
 
-    fn add_packs(&mut self, packs: &[IndexedPack]) -> Result<(), FormatError> {
-        packs.iter().try_for_each(|pack| self.add_pack(pack))
+    /// Takes up the chunks of packs that are not marked: of equal chunks one may lie in a pack that
+    /// is, and another in one that is whole.
+    fn add_packs(
+        &mut self,
+        packs: &[IndexedPack],
+        marked: &BTreeSet<PackName>,
+    ) -> Result<(), FormatError> {
+        for pack in packs {
+            if !marked.contains(&PackName::from_slice(&pack.name)?) {
+                self.add_pack(pack)?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes up the chunks of a pack.

@@ -45,6 +45,9 @@ pub(crate) struct Writer<'a> {
     repository: &'a Repository,
     session: Session,
     volume_bytes: u64,
+    /// Packs that were found damaged. One that is marked while this backup runs may still be
+    /// referred to: its chunks heal with the next backup, as those of earlier ones do.
+    marked: BTreeSet<PackName>,
     index: DedupeIndex,
     window: Window,
     data: PackWriter,
@@ -74,8 +77,11 @@ impl<'a> Writer<'a> {
         let segments = log.segments();
         let mut cache =
             SegmentCache::open(settings.index_cache.as_ref(), repository, segments).await;
-        let mut index = left_chunks(repository, &session, settings.index_bytes).await?;
-        index.load(repository, segments, &mut cache).await?;
+        let marked = log.marked().clone();
+        let mut index = left_chunks(repository, &session, &marked, settings.index_bytes).await?;
+        index
+            .load(repository, segments, &marked, &mut cache)
+            .await?;
         let id = session.id;
         let (adopted_packs, adopted_bytes) = session.left();
         tracing::info!(
@@ -90,6 +96,7 @@ impl<'a> Writer<'a> {
             repository,
             session,
             volume_bytes,
+            marked,
             index,
             window,
             data: PackWriter::new(repository, id, ObjectKind::DataPack, settings.data_packs),
@@ -173,7 +180,9 @@ impl<'a> Writer<'a> {
     /// against the new ones on their way there.
     fn decide(&mut self, chunk: HashedChunk, at_parent: Option<Entry>) {
         let (index, id, bytes) = (chunk.index(), chunk.id(), chunk.bytes());
-        if let Some(entry) = at_parent.filter(|entry| entry.id == id) {
+        let is_unchanged =
+            |entry: &Entry| entry.id == id && !self.marked.contains(&entry.place.pack);
+        if let Some(entry) = at_parent.filter(is_unchanged) {
             self.statistics.unchanged_bytes += bytes;
             self.window.push_known(index, id, entry.place);
         } else if let Some(place) = self.index.get(&id) {
@@ -292,10 +301,11 @@ async fn store_root(
 async fn left_chunks(
     repository: &Repository,
     session: &Session,
+    marked: &BTreeSet<PackName>,
     memory_bytes: usize,
 ) -> Result<DedupeIndex, Error> {
     let mut index = DedupeIndex::new(memory_bytes);
-    let mut adopted = std::pin::pin!(session.adopted(repository, |_| true));
+    let mut adopted = std::pin::pin!(session.adopted(repository, |pack| !marked.contains(pack)));
     while let Some(pack) = adopted.try_next().await? {
         let object = pack.name.object(ObjectKind::DataPack);
         index

@@ -126,7 +126,7 @@ impl Bed {
         let mut index = DedupeIndex::new(MEMORY);
         let mut opened = SegmentCache::open(Some(cache), &self.repository, live).await;
         index
-            .load(&self.repository, live, &mut opened)
+            .load(&self.repository, live, &BTreeSet::new(), &mut opened)
             .await
             .expect("loads");
         (self.segment_gets() - before, index.len())
