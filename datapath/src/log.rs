@@ -5,6 +5,7 @@
 //! between and decide again.
 
 mod history;
+mod mend;
 
 use std::{collections::BTreeSet, time::Duration};
 

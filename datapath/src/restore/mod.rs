@@ -1,12 +1,14 @@
 //! A restore: from a commit to a volume that holds the same bytes.
 //!
 //! [`Backup`] (root) -> plan (ranges of packs) -> fetch (records in slots) -> verify (open, check
-//! the id) -> write.
+//! the id) -> write. What is damaged at the place that the tree names is looked for elsewhere
+//! (heal).
 //!
 //! Ordering rule: no byte reaches the volume before its chunk's hash was checked.
 
 mod backup;
 mod fetch;
+mod heal;
 mod plan;
 mod verify;
 mod write;
@@ -17,7 +19,7 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 
 pub use self::backup::Backup;
-use self::verify::FetchedChunk;
+use self::{heal::Losses, verify::FetchedChunk};
 use crate::{
     arena::Arena,
     codec::Decompressor,
@@ -73,6 +75,7 @@ pub async fn run(
         queue,
         whole_blocks_bytes,
         progress: Arc::clone(progress),
+        lost: Losses::within(settings.index_bytes),
     });
     let restored = stop
         .unless_asked(restore.fetch_and_write(settings.queue_depth))
@@ -98,6 +101,7 @@ struct Restore {
     /// See [`Device::whole_blocks_bytes`].
     whole_blocks_bytes: u64,
     progress: Arc<Progress>,
+    lost: Losses,
 }
 
 impl Restore {
@@ -111,7 +115,8 @@ impl Restore {
         })
     }
 
-    /// Verifies and writes what comes in, until nothing comes any more.
+    /// Verifies and writes what comes in, until nothing comes any more; then what was damaged, from
+    /// elsewhere.
     async fn write_all(
         self: &Arc<Self>,
         chunks: mpsc::Receiver<FetchedChunk>,
@@ -120,10 +125,12 @@ impl Restore {
         into_stream(chunks)
             .map(|chunk| self.verify(chunk))
             .buffer_unordered(verifiers())
+            .try_filter_map(async |verified| Ok(verified))
             .map_ok(|chunk| self.write(chunk))
             .try_buffer_unordered(depth)
             .try_collect::<()>()
-            .await
+            .await?;
+        self.heal().await
     }
 }
 
