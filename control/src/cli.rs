@@ -18,6 +18,7 @@ mod passphrase;
 mod path;
 mod place;
 mod progress;
+mod repair;
 mod restore;
 mod serve;
 mod stats;
@@ -53,7 +54,7 @@ struct Cli {
     #[arg(long, global = true)]
     json: bool,
 
-    /// Print no progress and no results of backup, restore and verify, only what is wrong.
+    /// Print no progress and no results of backup, restore, verify and repair, only what is wrong.
     #[arg(long, short, global = true)]
     quiet: bool,
 
@@ -83,6 +84,7 @@ enum Command {
     List(list::List),
     Show(list::Show),
     Verify(verify::Verify),
+    Repair(repair::Repair),
     #[command(subcommand)]
     Key(key::Key),
     #[command(subcommand)]
@@ -161,6 +163,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Command::List(command) => command.run(&context).await,
         Command::Show(command) => command.run(&context).await,
         Command::Verify(command) => command.run(&context).await,
+        Command::Repair(command) => command.run(&context).await,
         Command::Key(command) => command.run(&context).await,
         Command::Lv(command) => command.run(&context).await,
         Command::Serve(command) => command.run().await,

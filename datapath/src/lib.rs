@@ -8,7 +8,8 @@
 //! A restore ([`restore::run`]): tree, plan ([`ranges`]), parallel ranged GETs, decompress,
 //! verify, ring writer, flush.
 //!
-//! A verification ([`verify::run`]): what the backups need is there, and is what it should be.
+//! A verification ([`verify::run`]): what the backups need is there, and is what it should be. A
+//! repair ([`repair::run`]): what is not is marked, the index is made anew, and what is lost is told.
 //!
 //! What lies in the store is in [`format`]; how it gets there in [`store`] and [`repository`]; what
 //! seals it in [`crypt`], and who may open it in [`keys`].
@@ -37,6 +38,7 @@ pub mod ranges;
 pub mod reader;
 pub mod record;
 pub mod refs;
+pub mod repair;
 pub mod repository;
 pub mod restore;
 pub mod ring;

@@ -7,6 +7,7 @@
 
 mod checkpoint;
 mod history;
+mod mend;
 mod replay;
 mod truncate;
 #[cfg(test)]

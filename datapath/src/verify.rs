@@ -4,12 +4,13 @@
 //! names the packs that its tree refers to ([`survey`]). Then the packs, each once however many
 //! backups need it: that it is there, its footer, and, for as many as asked for, every chunk in it
 //! ([`packs`]). At last the leaves of every tree, which say what damage means for which backup
-//! ([`leaves`]).
+//! ([`leaves`]), and the other copies of what is damaged ([`copies`]).
 //!
 //! What is damaged is a [`Finding`] and ends nothing. An error is something else: the store does
 //! not answer, or denies. Memory is bounded by a cache of footers, a set of leaves already found
 //! well, and 24 bytes per pack of the repository.
 
+mod copies;
 mod leaves;
 mod packs;
 mod survey;
@@ -29,7 +30,7 @@ use crate::{
         tree::NodeRef,
     },
     keys,
-    log::Committed,
+    log::{Committed, Log},
     repository::Repository,
     restore::Backup,
     store::StoreError,
@@ -77,7 +78,7 @@ impl Depth {
 }
 
 /// Something that is not as it should be.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Finding {
     /// The backup that suffers; `None`: no backup that was looked at does.
     pub backup: Option<String>,
@@ -89,6 +90,32 @@ pub struct Finding {
     pub object: String,
     /// What is wrong with it, a predicate.
     pub reason: String,
+    /// Another object, in which these bytes are whole: a restore takes them from there.
+    pub healed_by: Option<String>,
+    /// The data pack, if chunks of it are damaged.
+    pub(crate) pack: Option<PackName>,
+}
+
+/// What damage comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// Bytes of a volume cannot be restored.
+    Lost,
+    /// All can be restored, from another copy.
+    Healed,
+    /// No backup needs it to be restored.
+    Harmless,
+}
+
+impl Finding {
+    /// What it comes to.
+    pub fn severity(&self) -> Severity {
+        match (&self.bytes, &self.healed_by) {
+            (None, _) => Severity::Harmless,
+            (Some(_), None) => Severity::Lost,
+            (Some(_), Some(_)) => Severity::Healed,
+        }
+    }
 }
 
 impl fmt::Display for Finding {
@@ -101,7 +128,11 @@ impl fmt::Display for Finding {
             }
             f.write_str(": ")?;
         }
-        write!(f, "object {} {}", self.object, self.reason)
+        write!(f, "object {} {}", self.object, self.reason)?;
+        match &self.healed_by {
+            Some(other) => write!(f, "; healed: another copy lies in {other}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -152,6 +183,12 @@ fn add(counter: &AtomicU64, number: u64) {
     counter.fetch_add(number, Ordering::Relaxed);
 }
 
+/// What a verification came by.
+pub struct Seen {
+    /// The data packs that the backups need.
+    pub(crate) data_packs: BTreeSet<PackName>,
+}
+
 /// Verifies these backups of the repository; each finding goes to `found` as soon as it is whole.
 pub async fn run(
     repository: &Repository,
@@ -159,13 +196,14 @@ pub async fn run(
     depth: Depth,
     counts: &Counts,
     found: &mut (dyn FnMut(Finding) + Send),
-) -> Result<(), Error> {
+) -> Result<Seen, Error> {
     check_keys(repository, found).await?;
+    let log = &Log::replay(repository).await?;
     let mut opened: Vec<(&Committed, Backup)> = Vec::new();
     let (mut data, mut tree) = (BTreeSet::new(), BTreeSet::new());
     let mut surveys = stream::iter(backups)
         .map(|committed| async move {
-            Ok::<_, Error>((committed, survey(repository, committed).await?))
+            Ok::<_, Error>((committed, survey(repository, log, committed).await?))
         })
         .buffered(SURVEYS);
     while let Some((committed, survey)) = surveys.try_next().await? {
@@ -175,6 +213,8 @@ pub async fn run(
         opened.extend(survey.backup.map(|backup| (committed, backup)));
     }
 
+    survey::check_later_segments(repository, log, found).await?;
+
     let total = (data.len() + tree.len()) as u64;
     counts.packs_total.store(total, Ordering::Relaxed);
     let sample = depth.sample(&data);
@@ -182,13 +222,13 @@ pub async fn run(
     packs.look_at_all(ObjectKind::TreePack, &tree).await?;
     packs.look_at_all(ObjectKind::DataPack, &data).await?;
 
-    let mut check = LeafCheck::new(repository, packs, counts);
+    let mut check = LeafCheck::new(repository, log, packs, counts);
     for (committed, backup) in &opened {
         check.follow(committed, backup, found).await?;
         add(&counts.backups, 1);
     }
     check.into_rest().into_iter().for_each(found);
-    Ok(())
+    Ok(Seen { data_packs: data })
 }
 
 /// A key slot that cannot be read locks its passphrase out, and the data opens by the others.
@@ -204,6 +244,8 @@ async fn check_keys(
             bytes: None,
             object,
             reason: reason + "; its passphrase opens the repository no more",
+            pack: None,
+            healed_by: None,
         });
     }
     Ok(())
@@ -257,8 +299,16 @@ impl Damage {
             backup: Some(committed.commit.name.clone()),
             volume: Some(committed.commit.volume_handle.clone()),
             bytes,
+            ..self.nobodys()
+        }
+    }
+
+    /// A finding that is no backup's.
+    fn nobodys(self) -> Finding {
+        Finding {
             object: self.object,
             reason: self.reason,
+            ..Finding::default()
         }
     }
 }

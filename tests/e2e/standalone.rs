@@ -4,6 +4,7 @@ mod folder;
 mod interrupted;
 mod keys;
 mod refused;
+mod repair;
 mod signed;
 mod stats;
 
@@ -431,7 +432,7 @@ fn every_command_has_help_with_examples_or_settings_and_the_exit_codes_are_in_it
     };
     let first = help(&[]);
     assert!(first.contains("Examples:") && first.contains("Exit codes:"));
-    for command in ["backup", "restore", "list", "show", "verify"] {
+    for command in ["backup", "restore", "list", "show", "verify", "repair"] {
         let text = help(&[command]);
         for part in ["Example", "AWS_ACCESS_KEY_ID", "Exit codes:", "--endpoint"] {
             assert!(text.contains(part), "{command} --help: {part}");
@@ -442,8 +443,8 @@ fn every_command_has_help_with_examples_or_settings_and_the_exit_codes_are_in_it
 
 #[test]
 fn completions_and_manual_pages_cover_every_command() {
-    const COMMANDS: [&str; 8] = [
-        "backup", "restore", "list", "show", "verify", "lv", "serve", "demo",
+    const COMMANDS: [&str; 9] = [
+        "backup", "restore", "list", "show", "verify", "repair", "lv", "serve", "demo",
     ];
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = run(ringback().args(["completions", shell]));

@@ -24,6 +24,8 @@ pub(crate) enum Exit {
     Damaged = 6,
     /// Refused, for it would destroy something or be torn; nothing was changed.
     Refused = 7,
+    /// Damage has cost bytes of volumes, and no other copy heals it.
+    Lost = 8,
     /// A signal ended it.
     Interrupted = 130,
 }
@@ -39,6 +41,7 @@ Exit codes:
   5    unreachable: the store or the daemon does not answer
   6    damaged: what is stored is not what it should be
   7    refused: it would destroy data, or the source is in use; nothing was changed
+  8    lost: repair found damage that no other copy heals
   130  interrupted by SIGINT or SIGTERM";
 
 impl Exit {
@@ -52,6 +55,7 @@ impl Exit {
             Self::Unreachable => "unreachable",
             Self::Damaged => "damaged",
             Self::Refused => "refused",
+            Self::Lost => "lost",
             Self::Interrupted => "interrupted",
         }
     }
@@ -151,6 +155,7 @@ mod tests {
             Exit::Unreachable,
             Exit::Damaged,
             Exit::Refused,
+            Exit::Lost,
             Exit::Interrupted,
         ] {
             let name = exit.name().replace('_', " ");

@@ -7,7 +7,7 @@ use ringback_datapath::{
     repository::Repository,
     stop::Stop,
     store::{StoreError, folder::FolderTrouble, url::BackupUrl},
-    verify::{self, Counts, Depth, Finding},
+    verify::{self, Counts, Depth, Finding, Severity},
 };
 use serde_json::{Value, json};
 use tonic::Code;
@@ -32,7 +32,7 @@ use crate::{
 /// Reads the metadata of one backup, or of all in a repository: the log, roots, trees, ref sets and
 /// index segments, and that every pack they name is there and has the chunks that they name. With
 /// --data the chunks are read and hashed as well. What is damaged is named, with the bytes of the
-/// volumes that cannot be restored for it.
+/// volumes that cannot be restored for it, or with the copy that they are restored from.
 #[derive(Args)]
 #[command(after_help = CREDENTIALS, after_long_help = long_help())]
 pub(crate) struct Verify {
@@ -40,6 +40,17 @@ pub(crate) struct Verify {
     /// file:///repository[/backup-name].
     #[arg(value_name = "REPOSITORY|BACKUP")]
     path: String,
+    #[command(flatten)]
+    depth: DepthArgs,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    work: WorkArgs,
+}
+
+/// How much is read.
+#[derive(Args)]
+pub(super) struct DepthArgs {
     /// Read and hash every chunk.
     #[arg(long)]
     data: bool,
@@ -47,10 +58,23 @@ pub(crate) struct Verify {
     #[arg(long, value_name = "N", conflicts_with = "data",
           value_parser = clap::value_parser!(u8).range(1..=100))]
     percent: Option<u8>,
-    #[command(flatten)]
-    store: StoreArgs,
-    #[command(flatten)]
-    work: WorkArgs,
+}
+
+impl DepthArgs {
+    pub(super) fn percent(&self) -> u8 {
+        if self.data {
+            100
+        } else {
+            self.percent.unwrap_or(0)
+        }
+    }
+
+    pub(super) fn depth(&self) -> Depth {
+        match self.percent() {
+            0 => Depth::METADATA,
+            percent => Depth::with_data(percent),
+        }
+    }
 }
 
 fn long_help() -> String {
@@ -88,19 +112,8 @@ impl Verify {
         self.conclude(context, &opened, &report)
     }
 
-    fn percent(&self) -> u8 {
-        if self.data {
-            100
-        } else {
-            self.percent.unwrap_or(0)
-        }
-    }
-
     async fn verify(&self, opened: &Opened, context: &Context) -> Result<Report, CliError> {
-        let depth = match self.percent() {
-            0 => Depth::METADATA,
-            percent => Depth::with_data(percent),
-        };
+        let depth = self.depth.depth();
         let counts = Counts::default();
         let mut findings = Vec::new();
         let mut display = Display::new("verify", context.shows_progress());
@@ -138,44 +151,65 @@ impl Verify {
                 "backups": looked_at,
                 "packs": counts.packs(),
                 "leaves": counts.leaves(),
-                "data_percent": self.percent(),
+                "data_percent": self.depth.percent(),
                 "chunks_read": counts.chunks_read(),
                 "bytes_read": counts.bytes_read(),
                 "findings": findings.iter().map(to_json).collect::<Vec<Value>>(),
             }));
         }
-        let read = match counts.chunks_read() {
-            0 => String::new(),
-            chunks => format!(
-                ", {} of data ({})",
-                number_of(chunks, "chunk"),
-                Bytes(counts.bytes_read())
-            ),
-        };
-        let scope = format!(
-            "{}, {}{read}",
-            number_of(looked_at as u64, "backup"),
-            number_of(counts.packs(), "pack")
-        );
-        if findings.is_empty() {
+        let scope = scope(looked_at, counts);
+        let damaged = findings
+            .iter()
+            .filter(|it| it.severity() != Severity::Healed)
+            .count();
+        if damaged == 0 {
             if !context.json && !context.quiet {
-                output::line(&format!("{}: {scope}: nothing is damaged", self.path));
+                let healed = match findings.len() as u64 {
+                    0 => "nothing is damaged".to_owned(),
+                    healed => format!(
+                        "{} of damage, healed by other copies; no data is lost",
+                        number_of(healed, "case")
+                    ),
+                };
+                output::line(&format!("{}: {scope}: {healed}", self.path));
             }
             return Ok(());
         }
-        let lost: u64 = findings
-            .iter()
-            .filter_map(|it| it.bytes.as_ref())
-            .map(|bytes| bytes.end - bytes.start)
-            .sum();
-        let lost = match lost {
+        let lost = match lost_bytes(findings) {
             0 => "no data is known to be lost".to_owned(),
             lost => format!("{} of volumes cannot be restored", Bytes(lost)),
         };
-        let damaged = number_of(findings.len() as u64, "case");
+        let damaged = number_of(damaged as u64, "case");
         let message = format!("{}: {scope}: {damaged} of damage; {lost}", self.path);
         Err(CliError::new(Exit::Damaged, message))
     }
+}
+
+/// What was looked at, in words.
+pub(super) fn scope(backups: usize, counts: &Counts) -> String {
+    let read = match counts.chunks_read() {
+        0 => String::new(),
+        chunks => format!(
+            ", {} of data ({})",
+            number_of(chunks, "chunk"),
+            Bytes(counts.bytes_read())
+        ),
+    };
+    format!(
+        "{}, {}{read}",
+        number_of(backups as u64, "backup"),
+        number_of(counts.packs(), "pack")
+    )
+}
+
+/// Bytes of volumes that cannot be restored.
+pub(super) fn lost_bytes(findings: &[Finding]) -> u64 {
+    findings
+        .iter()
+        .filter(|it| it.severity() == Severity::Lost)
+        .filter_map(|it| it.bytes.as_ref())
+        .map(|bytes| bytes.end - bytes.start)
+        .sum()
 }
 
 /// What is to be verified.
@@ -238,12 +272,12 @@ fn is_absent(error: &Error) -> bool {
     }
 }
 
-fn number_of(number: u64, thing: &str) -> String {
+pub(super) fn number_of(number: u64, thing: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {thing}{plural}")
 }
 
-fn to_json(finding: &Finding) -> Value {
+pub(super) fn to_json(finding: &Finding) -> Value {
     let bytes = finding.bytes.as_ref();
     json!({
         "backup": finding.backup,
@@ -252,6 +286,7 @@ fn to_json(finding: &Finding) -> Value {
         "bytes": bytes.map(|bytes| bytes.end - bytes.start),
         "object": finding.object,
         "reason": finding.reason,
+        "healed_by": finding.healed_by,
         "message": finding.to_string(),
     })
 }

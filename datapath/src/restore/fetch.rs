@@ -8,6 +8,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use super::{
     Restore,
     gaps::Gaps,
+    heal::Loss,
     plan::{Wanted, chunk_bytes, group_by_place, plan},
     verify::FetchedChunk,
 };
@@ -19,7 +20,7 @@ use crate::{
     ranges::Range,
     record::{Head, Seal, StoredRecord},
     stages::Stage,
-    store::{Download, StoreError},
+    store::Download,
     tasks::joined,
 };
 
@@ -39,6 +40,7 @@ impl Restore {
                 gaps.zero_up_to(&batch).await?;
             }
             for range in plan(&batch) {
+                self.heal_if_many().await?;
                 let permit = self.repository.store().throttle().acquire().await;
                 let (this, fetched) = (Arc::clone(self), fetched.clone());
                 fetching.spawn(async move {
@@ -66,24 +68,35 @@ impl Restore {
         fetched: &mpsc::Sender<FetchedChunk>,
     ) -> Result<(), Error> {
         let object = range.pack.object(ObjectKind::DataPack);
-        let (place, wanted) = &range.records[0];
         let store = self.repository.store();
-        let download = store
-            .get_range(&object, range.start, range.end)
-            .await
-            .map_err(|error| self.located(error.into(), wanted, place))?;
+        let opened = store.get_range(&object, range.start, range.end).await;
+        let mut groups = group_by_place(range.records).into_iter();
+        let download = match opened {
+            Ok(download) => download,
+            Err(error) => return self.lose_all(groups, error.into()),
+        };
         let mut stream = RecordStream::new(download, range.start);
         let key = self.repository.pack_key(ObjectKind::DataPack, range.pack);
-        for (place, wanted) in group_by_place(range.records) {
-            let len = chunk_bytes(&self.backup, self.repository.shape(), &place, &wanted)?;
+        while let Some((place, wanted)) = groups.next() {
+            let shape = self.repository.shape();
+            let len = match chunk_bytes(&self.backup, shape, &place, &wanted) {
+                Ok(len) => len,
+                Err(flaw) => {
+                    self.lose(place, wanted, &Loss::of(flaw));
+                    continue;
+                }
+            };
             let waiting = self.progress.enter(Stage::Buffer);
             let slot = self.arena.acquire().await;
             drop(waiting);
             let seal = Seal::of(key.as_ref(), &place, &wanted[0].id.0);
-            let record = stream
-                .read_record(&place, slot, seal)
-                .await
-                .map_err(|error| self.located(error, &wanted[0], &place))?;
+            let record = match stream.read_record(&place, slot, seal).await {
+                Ok(record) => record,
+                Err(error) => {
+                    let rest = std::iter::once((place, wanted)).chain(groups);
+                    return self.lose_all(rest, error);
+                }
+            };
             let chunk = FetchedChunk {
                 record,
                 place,
@@ -98,6 +111,30 @@ impl Restore {
         Ok(())
     }
 
+    /// Fetches one record by itself; what is wrong if that cannot be.
+    pub(super) async fn fetch_one(
+        &self,
+        place: &Place,
+        wanted: Wanted,
+    ) -> Result<Result<FetchedChunk, Loss>, Error> {
+        let len = match chunk_bytes(&self.backup, self.repository.shape(), place, &[wanted]) {
+            Ok(len) => len,
+            Err(flaw) => return Ok(Err(Loss::of(flaw))),
+        };
+        let slot = self.arena.acquire().await;
+        let key = self.repository.pack_key(ObjectKind::DataPack, place.pack);
+        let seal = Seal::of(key.as_ref(), place, &wanted.id.0);
+        match self.fetch_record(place, slot, seal).await {
+            Ok(record) => Ok(Ok(FetchedChunk {
+                record,
+                place: *place,
+                len,
+                wanted: vec![wanted],
+            })),
+            Err(error) => Loss::in_store(error).map(Err),
+        }
+    }
+
     /// Fetches a record once more, into the slot it was in.
     pub(super) async fn fetch_again(
         &self,
@@ -110,32 +147,25 @@ impl Restore {
             offset = place.offset,
             "a chunk came in damaged; fetching it again"
         );
-        let start = u64::from(place.offset);
-        let store = self.repository.store();
-        let download = store.get_range(&object, start, place.end()).await?;
-        let mut stream = RecordStream::new(download, start);
         let seal = match record.head {
             Head::Plain(_) => None,
             Head::Sealed(seal) => Some(*seal),
         };
-        stream.read_record(place, record.slot, seal).await
+        self.fetch_record(place, record.slot, seal).await
     }
 
-    /// Names what an object that is not there, or not whole, is needed for.
-    pub(super) fn located(&self, error: Error, wanted: &Wanted, place: &Place) -> Error {
-        match error {
-            Error::Store(StoreError::NotFound { .. }) => {
-                self.backup.damaged(wanted, place, "is missing")
-            }
-            Error::Store(StoreError::TooShort { .. }) => {
-                self.backup.damaged(wanted, place, "is cut off")
-            }
-            Error::Store(StoreError::Unreadable { reason, .. }) => {
-                let reason = format!("cannot be read: {reason}");
-                self.backup.damaged(wanted, place, &reason)
-            }
-            other => other,
-        }
+    async fn fetch_record(
+        &self,
+        place: &Place,
+        slot: Slot,
+        seal: Option<Seal>,
+    ) -> Result<StoredRecord, Error> {
+        let object = place.pack.object(ObjectKind::DataPack);
+        let start = u64::from(place.offset);
+        let store = self.repository.store();
+        let download = store.get_range(&object, start, place.end()).await?;
+        let mut stream = RecordStream::new(download, start);
+        stream.read_record(place, slot, seal).await
     }
 }
 

@@ -1,7 +1,8 @@
 //! A restore: from a commit to a volume that holds the same bytes.
 //!
 //! [`Backup`] (root) -> plan (ranges of packs) -> fetch (records in slots) -> verify (open, check
-//! the id) -> write.
+//! the id) -> write. What is damaged at the place that the tree names is looked for elsewhere
+//! (heal).
 //!
 //! Ordering rule: no byte reaches the volume before its chunk's hash was checked; zeros alone need
 //! none.
@@ -9,6 +10,7 @@
 mod backup;
 mod fetch;
 mod gaps;
+mod heal;
 mod plan;
 mod verify;
 mod write;
@@ -19,7 +21,7 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 
 pub use self::{backup::Backup, gaps::Ground};
-use self::{gaps::Gaps, verify::FetchedChunk};
+use self::{gaps::Gaps, heal::Losses, verify::FetchedChunk};
 use crate::{
     arena::Arena,
     codec::Decompressor,
@@ -97,6 +99,7 @@ pub async fn run(
         whole_blocks_bytes,
         ground,
         progress: Arc::clone(progress),
+        lost: Losses::within(settings.index_bytes),
     });
     let restored = stop
         .unless_asked(restore.fetch_and_write(settings.queue_depth, gaps))
@@ -123,6 +126,7 @@ struct Restore {
     whole_blocks_bytes: u64,
     ground: Ground,
     progress: Arc<Progress>,
+    lost: Losses,
 }
 
 impl Restore {
@@ -140,7 +144,8 @@ impl Restore {
         })
     }
 
-    /// Verifies and writes what comes in, until nothing comes any more.
+    /// Verifies and writes what comes in, until nothing comes any more; then what was damaged, from
+    /// elsewhere.
     async fn write_all(
         self: &Arc<Self>,
         chunks: mpsc::Receiver<FetchedChunk>,
@@ -149,10 +154,12 @@ impl Restore {
         into_stream(chunks)
             .map(|chunk| self.verify(chunk))
             .buffer_unordered(verifiers())
+            .try_filter_map(async |verified| Ok(verified))
             .map_ok(|chunk| self.write(chunk))
             .try_buffer_unordered(depth)
             .try_collect::<()>()
-            .await
+            .await?;
+        self.heal().await
     }
 }
 

@@ -1,6 +1,6 @@
 //! From bytes that came from a store to chunks that may be written.
 
-use super::{Restore, plan::Wanted};
+use super::{Restore, heal::Loss, plan::Wanted};
 use crate::{
     arena::Slot,
     crypt::Hashing,
@@ -48,27 +48,41 @@ impl FetchedChunk {
 }
 
 impl Restore {
+    /// A chunk that does not match is no error yet: it may lie elsewhere, too.
+    pub(super) async fn verify(&self, chunk: FetchedChunk) -> Result<Option<VerifiedChunk>, Error> {
+        let (place, wanted) = (chunk.place, chunk.wanted.clone());
+        match self.check(chunk).await? {
+            Ok(verified) => Ok(Some(verified)),
+            Err(loss) => {
+                self.lose(place, wanted, &loss);
+                Ok(None)
+            }
+        }
+    }
+
     /// Fetches a chunk that does not match again before it calls it damaged.
-    pub(super) async fn verify(&self, mut chunk: FetchedChunk) -> Result<VerifiedChunk, Error> {
+    pub(super) async fn check(
+        &self,
+        mut chunk: FetchedChunk,
+    ) -> Result<Result<VerifiedChunk, Loss>, Error> {
         for tries in 1.. {
             let hashing = self.repository.hashing();
             let inside = self.progress.enter(Stage::Verify);
             let verified = blocking(move || (chunk.verify(&hashing), inside).0);
             let flaw = match verified.await? {
-                Ok(verified) => return Ok(verified),
+                Ok(verified) => return Ok(Ok(verified)),
                 Err((mismatch, flaw)) => {
                     chunk = mismatch;
                     flaw
                 }
             };
-            let (wanted, place) = (chunk.wanted[0], chunk.place);
             if tries == FETCH_TRIES {
-                return Err(self.backup.damaged(&wanted, &place, &flaw));
+                return Ok(Err(Loss::of(flaw)));
             }
-            chunk.record = self
-                .fetch_again(chunk.record, &place)
-                .await
-                .map_err(|error| self.located(error, &wanted, &place))?;
+            chunk.record = match self.fetch_again(chunk.record, &chunk.place).await {
+                Ok(record) => record,
+                Err(error) => return Loss::in_store(error).map(Err),
+            };
         }
         unreachable!("the last try returns")
     }

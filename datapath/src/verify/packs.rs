@@ -189,32 +189,25 @@ impl<'a> Packs<'a> {
     /// Damage that costs no backup a byte: to footers, and to chunks that no backup names.
     pub(super) fn rest(self, told: &HashSet<PackName>) -> Vec<Finding> {
         let chunks = self.damaged.into_iter().flat_map(|(pack, damaged)| {
-            let object = pack.object(ObjectKind::DataPack);
             let is_told = told.contains(&pack);
             damaged
                 .into_iter()
                 .filter(move |_| !is_told)
-                .map(move |(ordinal, reason)| {
-                    (object.clone(), format!("{reason} (record {ordinal})"))
-                })
+                .map(move |(ordinal, reason)| (pack, format!("{reason} (record {ordinal})")))
         });
         let missing = self.missing.into_iter();
         let missing = missing
             .filter(|pack| !told.contains(pack))
-            .map(|pack| (pack.object(ObjectKind::DataPack), "is missing".to_owned()));
-        let mut rest: Vec<Finding> = self
-            .odd
-            .into_iter()
-            .chain(missing)
-            .chain(chunks)
-            .map(|(object, reason)| Finding {
-                backup: None,
-                volume: None,
-                bytes: None,
-                object,
-                reason,
-            })
-            .collect();
+            .map(|pack| (pack, "is missing".to_owned()));
+        let of_chunks = missing.chain(chunks).map(|(pack, reason)| Finding {
+            object: pack.object(ObjectKind::DataPack),
+            reason,
+            pack: Some(pack),
+            ..Finding::default()
+        });
+        let odd = self.odd.into_iter();
+        let odd = odd.map(|(object, reason)| Damage { object, reason }.nobodys());
+        let mut rest: Vec<Finding> = odd.chain(of_chunks).collect();
         rest.sort_by(|a, b| (&a.object, &a.reason).cmp(&(&b.object, &b.reason)));
         rest
     }
@@ -363,6 +356,20 @@ async fn skip(
     }
     pending.advance(bytes);
     Ok(())
+}
+
+/// Whether the chunk is whole at this place.
+pub(super) async fn is_whole(
+    repository: &Repository,
+    place: &Place,
+    id: &ChunkId,
+) -> Result<bool, Error> {
+    let chunk_bytes = repository.chunk_size().buffer_bytes();
+    if place.stored_bytes as usize > repository.shape().record_bytes_max(chunk_bytes) {
+        return Ok(false);
+    }
+    let objection = read_again(repository, place, id, TRIES).await?;
+    Ok(objection.is_none())
 }
 
 /// Fetches a chunk by itself, again when it does not match; what is wrong with it.

@@ -382,7 +382,17 @@ fn a_finding_is_a_sentence_with_backup_volume_offset_and_object() {
         bytes: Some(4096..8192),
         object: "data/5e/0-1".into(),
         reason: "is missing".into(),
+        ..Finding::default()
     };
+    let healed = Finding {
+        healed_by: Some("data/5f/0-1".into()),
+        ..finding.clone()
+    };
+    assert!(
+        healed
+            .to_string()
+            .ends_with("is missing; healed: another copy lies in data/5f/0-1")
+    );
     assert_eq!(
         finding.to_string(),
         "backup \"monday\" of volume \"vg/data\" is damaged at byte 4096, for 4096 bytes: \
