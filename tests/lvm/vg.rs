@@ -153,11 +153,11 @@ impl Bed {
         expected.extend([POOL, RAW_POOL]);
         expected.sort_unstable();
         let rows = run(&["lvs", "--noheadings", "-o", "lv_name,lv_tags", VG]);
-        assert!(!rows.contains("ringback"), "{rows}");
         let names = rows.lines().filter_map(|row| row.split_whitespace().next());
         let mut names: Vec<&str> = names.collect();
         names.sort_unstable();
         assert_eq!(names, expected);
+        assert!(!rows.contains("ringback"), "a tag: {rows}");
         let hidden = |name: &&String| ["pool", "pmspare"].iter().any(|part| name.contains(part));
         let devices = words(&["dmsetup", "info", "-c", "--noheadings", "-o", "name"]);
         let mut devices: Vec<&String> = devices.iter().filter(|name| !hidden(name)).collect();
