@@ -20,7 +20,9 @@ use crate::{
     config::Config,
     failure::Failure,
     groups::{Class, Groups},
-    jobs::{OPEN_PATIENCE, backup::BackupJobs, repository, restore::RestoreJobs, turns::Turns},
+    jobs::{
+        Changes, OPEN_PATIENCE, backup::BackupJobs, repository, restore::RestoreJobs, turns::Turns,
+    },
     names::VolumeName,
     request::{
         ClassRef, CreateSnapshot, CreateVolume, RemoveVolume, ResizeVolume, ShrinkRule, VolumeInfo,
@@ -38,7 +40,7 @@ pub struct Daemon {
     /// Restores.
     pub restores: Arc<RestoreJobs>,
     config: Arc<Config>,
-    revision: watch::Sender<u64>,
+    changes: Changes,
     stopping: CancellationToken,
 }
 
@@ -60,14 +62,14 @@ impl Daemon {
         let groups = Arc::new(Groups::open(&config).await?);
         let config = Arc::new(config);
         let turns = Arc::new(Turns::new(&config.datapath));
-        let revision = watch::Sender::new(0);
+        let changes = Changes::default();
         let stopping = CancellationToken::new();
         Ok(Self {
-            backups: BackupJobs::new(&config, &groups, &turns, &stopping),
-            restores: Arc::new(RestoreJobs::new(&config, &turns, &revision, &stopping)),
+            backups: BackupJobs::new(&config, &groups, &turns, &changes, &stopping),
+            restores: Arc::new(RestoreJobs::new(&config, &turns, &changes, &stopping)),
             groups,
             config,
-            revision,
+            changes,
             stopping,
         })
     }
@@ -89,7 +91,7 @@ impl Daemon {
                 layout,
             })
             .await?;
-        self.changed();
+        self.changes.tell();
         Ok((&created).into())
     }
 
@@ -103,7 +105,7 @@ impl Daemon {
             Err(volume::Error::NotFound(_)) if was_restoring => {}
             removed => removed?,
         }
-        self.changed();
+        self.changes.tell();
         Ok(())
     }
 
@@ -126,7 +128,7 @@ impl Daemon {
             };
         }
         let grown = self.grow(class, &request.name, wanted).await?;
-        self.changed();
+        self.changes.tell();
         Ok(grown.size_bytes)
     }
 
@@ -172,7 +174,7 @@ impl Daemon {
                 writable: request.writable,
             })
             .await?;
-        self.changed();
+        self.changes.tell();
         Ok((&snapshot).into())
     }
 
@@ -206,7 +208,7 @@ impl Daemon {
 
     /// Tells when anything changed that `spaces` shows.
     pub fn changes(&self) -> watch::Receiver<u64> {
-        self.revision.subscribe()
+        self.changes.subscribe()
     }
 
     /// The backups of a repository, in the order of their commits.
@@ -265,10 +267,6 @@ impl Daemon {
     pub async fn stop(&self) {
         self.stopping.cancel();
         tokio::join!(self.backups.wind_up(), self.restores.cancel_all());
-    }
-
-    fn changed(&self) {
-        self.revision.send_modify(|revision| *revision += 1);
     }
 }
 

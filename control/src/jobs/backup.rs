@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::{
-    ASK_PATIENCE, Bytes, JOB_PATIENCE, Phase, Watched, repository,
+    ASK_PATIENCE, Bytes, Changes, JOB_PATIENCE, Phase, Watched, repository,
     turns::{BackupTurn, Destination, Turns},
     without_panic,
 };
@@ -48,6 +48,7 @@ pub struct BackupJobs {
     config: Arc<Config>,
     groups: Arc<Groups>,
     turns: Arc<Turns>,
+    changes: Changes,
     stopping: CancellationToken,
     jobs: Mutex<HashMap<String, Arc<BackupJob>>>,
 }
@@ -60,6 +61,7 @@ pub struct BackupJob {
     credentials: SharedCredentials,
     /// What may be looked at while it runs.
     pub watched: Watched,
+    changes: Changes,
     state: watch::Sender<State>,
 }
 
@@ -83,18 +85,20 @@ pub enum BackupState {
 }
 
 impl BackupJobs {
-    /// No jobs yet; `turns` are shared by all jobs that move data. Once `stopping` is cancelled
-    /// none are begun.
+    /// No jobs yet; `turns` are shared by all jobs that move data, `changes` are told when a snapshot
+    /// comes or goes. Once `stopping` is cancelled none are begun.
     pub fn new(
         config: &Arc<Config>,
         groups: &Arc<Groups>,
         turns: &Arc<Turns>,
+        changes: &Changes,
         stopping: &CancellationToken,
     ) -> Self {
         Self {
             config: Arc::clone(config),
             groups: Arc::clone(groups),
             turns: Arc::clone(turns),
+            changes: changes.clone(),
             stopping: stopping.clone(),
             jobs: Mutex::default(),
         }
@@ -192,6 +196,7 @@ impl BackupJobs {
             store,
             located,
             watched: Watched::new(),
+            changes: self.changes.clone(),
             state: watch::Sender::new(State::Preparing),
             request,
         });
@@ -354,9 +359,11 @@ impl BackupJob {
             Prepared::Ready(work) => work,
         };
         // From here on there is a snapshot, to be removed whatever happens.
+        self.changes.tell();
         let result = self.move_data(config, &mut work).await;
         let warning = work.snapshot.warning.clone();
         let released = work.snapshot.release().await;
+        self.changes.tell();
         let mut message = result?;
         released?;
         if let Some(warning) = warning {

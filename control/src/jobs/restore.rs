@@ -21,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::{
-    JOB_PATIENCE, OPEN_PATIENCE, Phase, Watched, repository, turns::Turns, wait_for, without_panic,
+    Changes, JOB_PATIENCE, OPEN_PATIENCE, Phase, Watched, repository, turns::Turns, wait_for,
+    without_panic,
 };
 use crate::{
     config::Config,
@@ -37,7 +38,7 @@ use crate::{
 pub struct RestoreJobs {
     config: Arc<Config>,
     turns: Arc<Turns>,
-    on_change: watch::Sender<u64>,
+    changes: Changes,
     stopping: CancellationToken,
     jobs: Mutex<HashMap<Key, Arc<RestoreJob>>>,
 }
@@ -54,6 +55,7 @@ pub struct RestoreJob {
     credentials: SharedCredentials,
     /// What may be looked at while it runs.
     pub watched: Watched,
+    changes: Changes,
     state: watch::Sender<State>,
 }
 
@@ -68,18 +70,18 @@ enum State {
 }
 
 impl RestoreJobs {
-    /// No jobs yet; `turns` are shared by all jobs that move data, `on_change` is told when a
-    /// volume appears. Once `stopping` is cancelled no job is begun.
+    /// No jobs yet; `turns` are shared by all jobs that move data, `changes` are told when a
+    /// volume appears, finished or not, or goes. Once `stopping` is cancelled no job is begun.
     pub fn new(
         config: &Arc<Config>,
         turns: &Arc<Turns>,
-        on_change: &watch::Sender<u64>,
+        changes: &Changes,
         stopping: &CancellationToken,
     ) -> Self {
         Self {
             config: Arc::clone(config),
             turns: Arc::clone(turns),
-            on_change: on_change.clone(),
+            changes: changes.clone(),
             stopping: stopping.clone(),
             jobs: Mutex::default(),
         }
@@ -175,6 +177,7 @@ impl RestoreJobs {
             class: class.clone(),
             layout,
             watched: Watched::new(),
+            changes: self.changes.clone(),
             state: watch::Sender::new(State::Opening),
         });
         jobs.insert(key, Arc::clone(&job));
@@ -191,13 +194,13 @@ impl RestoreJobs {
                 // The volume speaks for itself now.
                 self.forget(&job);
                 job.state.send_replace(State::Done(volume));
-                self.on_change.send_modify(|revision| *revision += 1);
             }
             Err(failure) => {
                 tracing::warn!(volume = name, backup = %job.source.backup, error = %failure, "restore failed");
                 job.state.send_replace(State::Failed(failure));
             }
         }
+        self.changes.tell();
         job.watched.over.cancel();
     }
 
@@ -273,6 +276,7 @@ impl RestoreJob {
             path: volume.path(),
             ground: planted::ground(volume.ground()),
         };
+        self.changes.tell();
         let filled = self.fill(config, turns, &repository, &backup, target);
         match filled.await {
             Ok(()) => Ok((&volume.publish().await?).into()),
