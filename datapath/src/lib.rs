@@ -27,6 +27,9 @@ pub mod device;
 pub mod error;
 mod footers;
 pub mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod index;
 pub mod keys;
 pub mod log;

@@ -6,6 +6,8 @@
 //! have written into a slot that was removed, where nobody reads.
 
 mod checkpoint;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod history;
 mod mend;
 mod replay;

@@ -20,6 +20,8 @@ use std::{path::Path, sync::Arc};
 use futures::{Stream, StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::backup::check_root;
 pub use self::{backup::Backup, gaps::Ground};
 use self::{gaps::Gaps, heal::Losses, verify::FetchedChunk};
 use crate::{
