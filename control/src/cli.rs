@@ -55,7 +55,7 @@ struct Cli {
     #[arg(long, global = true)]
     json: bool,
 
-    /// Print no progress and no results of backup, restore and verify, only what is wrong.
+    /// Print no progress and no results of backup, restore, verify and repair, only what is wrong.
     #[arg(long, short, global = true)]
     quiet: bool,
 

@@ -21,8 +21,8 @@ use crate::{
     failure::Failure,
     groups::{Class, Groups},
     jobs::{
-        OPEN_PATIENCE, backup::BackupJobs, ledger::Ledger, repository, restore::RestoreJobs,
-        turns::Turns,
+        Changes, OPEN_PATIENCE, backup::BackupJobs, ledger::Ledger, repository,
+        restore::RestoreJobs, turns::Turns,
     },
     names::VolumeName,
     request::{
@@ -43,7 +43,7 @@ pub struct Daemon {
     /// What all jobs did.
     pub ledger: Arc<Ledger>,
     config: Arc<Config>,
-    revision: watch::Sender<u64>,
+    changes: Changes,
     stopping: CancellationToken,
 }
 
@@ -79,17 +79,17 @@ impl Daemon {
         let config = Arc::new(config);
         let turns = Arc::new(Turns::new(&config.datapath));
         let ledger = Arc::default();
-        let revision = watch::Sender::new(0);
+        let changes = Changes::default();
         let stopping = CancellationToken::new();
         Ok(Self {
-            backups: BackupJobs::new(&config, &groups, &turns, &ledger, &stopping),
+            backups: BackupJobs::new(&config, &groups, &turns, &ledger, &changes, &stopping),
             restores: Arc::new(RestoreJobs::new(
-                &config, &turns, &ledger, &revision, &stopping,
+                &config, &turns, &ledger, &changes, &stopping,
             )),
             groups,
             ledger,
             config,
-            revision,
+            changes,
             stopping,
         })
     }
@@ -111,7 +111,7 @@ impl Daemon {
                 layout,
             })
             .await?;
-        self.changed();
+        self.changes.tell();
         Ok((&created).into())
     }
 
@@ -125,7 +125,7 @@ impl Daemon {
             Err(volume::Error::NotFound(_)) if was_restoring => {}
             removed => removed?,
         }
-        self.changed();
+        self.changes.tell();
         Ok(())
     }
 
@@ -148,7 +148,7 @@ impl Daemon {
             };
         }
         let grown = self.grow(class, &request.name, wanted).await?;
-        self.changed();
+        self.changes.tell();
         Ok(grown.size_bytes)
     }
 
@@ -194,7 +194,7 @@ impl Daemon {
                 writable: request.writable,
             })
             .await?;
-        self.changed();
+        self.changes.tell();
         Ok((&snapshot).into())
     }
 
@@ -222,7 +222,7 @@ impl Daemon {
 
     /// Tells when anything changed that `spaces` shows.
     pub fn changes(&self) -> watch::Receiver<u64> {
-        self.revision.subscribe()
+        self.changes.subscribe()
     }
 
     /// The backups of a repository, in the order of their commits.
@@ -281,10 +281,6 @@ impl Daemon {
     pub async fn stop(&self) {
         self.stopping.cancel();
         tokio::join!(self.backups.wind_up(), self.restores.cancel_all());
-    }
-
-    fn changed(&self) {
-        self.revision.send_modify(|revision| *revision += 1);
     }
 }
 

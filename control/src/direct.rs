@@ -12,6 +12,7 @@ pub mod restore;
 mod source;
 pub mod store;
 mod target;
+mod thin;
 mod users;
 
 use std::{

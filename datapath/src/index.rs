@@ -11,6 +11,7 @@
 
 mod blocks;
 mod cache;
+mod elsewhere;
 mod segment;
 mod shelf;
 mod slots;
@@ -23,7 +24,7 @@ use std::collections::BTreeSet;
 use futures::{StreamExt, stream};
 use ringback_proto::repository::IndexedPack;
 
-pub(crate) use self::{cache::SegmentCache, segment::fetch_segment};
+pub(crate) use self::{cache::SegmentCache, elsewhere::places_of, segment::fetch_segment};
 pub use self::{segment::SegmentWriter, table::DedupeIndex};
 use crate::{
     chunk::ChunkId,

@@ -8,8 +8,8 @@
 //! A restore ([`restore::run`]): tree, plan ([`ranges`]), parallel ranged GETs, decompress,
 //! verify, ring writer, flush.
 //!
-//! A verification ([`verify::run`]): what the backups need is there, and is what it should be.
-//! A repair ([`repair::Repair`]): what was found damaged is marked, the index made whole.
+//! A verification ([`verify::run`]): what the backups need is there, and is what it should be. A
+//! repair ([`repair::run`]): what is not is marked, the index is made anew, and what is lost is told.
 //!
 //! What lies in the store is in [`format`]; how it gets there in [`store`] and [`repository`]; what
 //! seals it in [`crypt`], and who may open it in [`keys`].
@@ -27,6 +27,9 @@ pub mod device;
 pub mod error;
 mod footers;
 pub mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod index;
 pub mod keys;
 pub mod log;

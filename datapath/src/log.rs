@@ -6,7 +6,10 @@
 //! have written into a slot that was removed, where nobody reads.
 
 mod checkpoint;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod history;
+mod mend;
 mod replay;
 mod truncate;
 #[cfg(test)]
@@ -17,13 +20,13 @@ use std::{collections::BTreeSet, time::Duration};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use prost::Message;
-use ringback_proto::repository::{Commit, Damage, LogEntry, Segments, log_entry::Kind};
+use ringback_proto::repository::{Commit, LogEntry, log_entry::Kind};
 
 use crate::{
     error::{Error, ErrorKind},
     format::{
         FormatError,
-        name::{LOG, ObjectKind, PackName, Slot, join_names, random},
+        name::{LOG, ObjectKind, PackName, Slot, random},
     },
     repository::{Repository, is_worth_another_try},
     store::{PutNew, StoreError},
@@ -36,8 +39,6 @@ pub use history::Committed;
 
 /// An entry's object must stay small, so that any store takes it in one write.
 const ENTRY_BYTES_MAX: usize = 4 << 10;
-/// Names in an entry: 3 KiB of its 4.
-const ENTRY_NAMES_MAX: usize = 128;
 const TOO_LONG: FormatError = FormatError::Damaged("the entry is over 4 KiB; use shorter names");
 /// Entries fetched at once in a replay.
 const FETCHES: usize = 16;
@@ -114,43 +115,6 @@ impl Log {
             })
             .await?;
         Ok(Committed { slot, commit })
-    }
-
-    /// Marks data packs as damaged: from here on backups refer to nothing in them.
-    pub async fn mark_damaged(&mut self, packs: &BTreeSet<PackName>) -> Result<(), Error> {
-        let packs: Vec<PackName> = packs.difference(self.marked()).copied().collect();
-        for packs in packs.chunks(ENTRY_NAMES_MAX) {
-            let damage = Damage {
-                packs: join_names(packs),
-            };
-            self.append_entry(|_| Ok(Kind::Damage(damage.clone())))
-                .await?;
-        }
-        Ok(())
-    }
-
-    /// Lets index segments, which are durable, take the place of others.
-    pub(crate) async fn exchange_segments(
-        &mut self,
-        added: &[PackName],
-        dropped: &[PackName],
-    ) -> Result<(), Error> {
-        let (mut added, mut dropped) = (
-            added.chunks(ENTRY_NAMES_MAX / 2),
-            dropped.chunks(ENTRY_NAMES_MAX / 2),
-        );
-        loop {
-            let (some_added, some_dropped) = (added.next(), dropped.next());
-            if some_added.or(some_dropped).is_none() {
-                return Ok(());
-            }
-            let segments = Segments {
-                added: join_names(some_added.unwrap_or_default()),
-                dropped: join_names(some_dropped.unwrap_or_default()),
-            };
-            self.append_entry(|_| Ok(Kind::Segments(segments.clone())))
-                .await?;
-        }
     }
 
     /// Appends an entry at the slot behind the head; `decide` says which, anew each time that

@@ -107,12 +107,12 @@ fn object_of(repository: &Repository, id: &Bytes) -> Result<String, Error> {
 }
 
 impl Packs {
-    fn apply(&mut self, set: &RefSet) -> Result<(), FormatError> {
+    pub(crate) fn apply(&mut self, set: &RefSet) -> Result<(), FormatError> {
         apply(&mut self.data, &set.added_data, &set.dropped_data)?;
         apply(&mut self.tree, &set.added_tree, &set.dropped_tree)
     }
 
-    fn whole(&self) -> RefSet {
+    pub(crate) fn whole(&self) -> RefSet {
         RefSet {
             added_data: join_names(&self.data),
             added_tree: join_names(&self.tree),

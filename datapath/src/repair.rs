@@ -1,155 +1,206 @@
-//! Repair: what a verification found damaged is written into the log, so that later backups store
-//! it again; and the index is made whole from the packs.
+//! Repair: what can be made good of what a verification finds.
 //!
-//! Nothing is removed or overwritten, and nothing that a backup needs is made: a chunk heals when a
-//! later backup meets its data, and restores of all backups find it from then on. So a repair may run
-//! beside backups, and twice.
+//! Data packs with damaged chunks are marked in the log, so that the next backup which meets the
+//! same data stores it again; restores of older backups take it from there. Index segments that are
+//! lost or damaged are made anew from the footers of the packs. What no other copy heals is lost.
+//!
+//! It removes nothing, needs no lock and may be cut off at any point: each of its entries stands by
+//! itself, and a second run appends what is still missing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::{
     error::{Error, ErrorKind},
     footers::fetch_footer,
-    format::name::{ObjectKind, PackName, SessionId},
-    index::{SegmentCache, SegmentWriter, fetch_segment},
+    format::name::{ObjectKind, PackName, SessionId, pack_table},
+    index::{SegmentCache, SegmentWriter, fetch_segment, places_in},
     log::Log,
     packer::FinishedPack,
-    refs::StoredSet,
     repository::Repository,
-    verify::Finding,
+    store::StoreError,
+    verify::{self, Counts, Depth, Finding, Severity},
 };
 
 /// Segments, or footers, fetched at once.
-const FETCHES: usize = 16;
+const FETCHES: usize = 4;
 
-/// What there is to do, or was done.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Repair {
-    /// Data packs with damage that no entry of the log has marked.
-    mark: BTreeSet<PackName>,
-    /// Index segments that cannot be read.
-    drop: Vec<PackName>,
-    /// Data packs that backups need, that can be read, and that no readable segment lists.
-    index: BTreeSet<PackName>,
+/// What a repair did, or would do.
+#[derive(Debug, Default)]
+pub struct Repaired {
+    /// Data packs that are marked now and were not before.
+    pub marked: Vec<String>,
+    /// Index segments that counted and were damaged or missing.
+    pub segments_dropped: Vec<String>,
+    /// How many took their place; 0 if nothing was written.
+    pub segments_added: usize,
+    /// Packs that no whole segment listed, and that the new ones list.
+    pub packs_listed: usize,
+    /// Entries appended to the log.
+    pub entries: usize,
+    /// All that was found, in the order in which it was.
+    pub findings: Vec<Finding>,
 }
 
-impl Repair {
-    /// What these findings, and the index as it is, ask for. Changes nothing.
-    pub async fn plan(
-        repository: &Repository,
-        log: &Log,
-        findings: &[Finding],
-    ) -> Result<Self, Error> {
-        let damaged = findings
+/// How a repository stands after a repair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// All is whole, or another copy heals it, or no backup needs it any more.
+    Whole,
+    /// All can be restored, and yet something stays damaged, such as a ref set.
+    Damaged,
+    /// Bytes of volumes cannot be restored.
+    Lost,
+}
+
+impl Repaired {
+    /// How the repository stands now, as far as was looked.
+    pub fn standing(&self) -> Standing {
+        if self
+            .findings
             .iter()
-            .filter(|it| it.bytes.is_some())
-            .filter_map(|it| PackName::parse(ObjectKind::DataPack, &it.object));
-        let mark = damaged
-            .filter(|pack| !log.marked().contains(pack))
-            .collect();
-        let (listed, drop) = listed_packs(repository, log).await?;
-        let mut index = needed_packs(repository, log).await?;
-        index.retain(|pack| !listed.contains(pack));
-        Ok(Self { mark, drop, index })
-    }
-
-    /// Data packs to mark.
-    pub fn marked_packs(&self) -> usize {
-        self.mark.len()
-    }
-
-    /// Index segments that go.
-    pub fn dropped_segments(&self) -> usize {
-        self.drop.len()
-    }
-
-    /// Data packs that the index lacks.
-    pub fn indexed_packs(&self) -> usize {
-        self.index.len()
-    }
-
-    /// Whether there is nothing to do.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-
-    /// Does it. Cut off in between, what is done stays done.
-    pub async fn carry_out(&self, repository: &Repository, log: &mut Log) -> Result<(), Error> {
-        log.mark_damaged(&self.mark).await?;
-        let added = write_segments(repository, &self.index).await?;
-        log.exchange_segments(&added, &self.drop).await
-    }
-}
-
-/// The packs that readable segments list, and the segments that are not readable.
-async fn listed_packs(
-    repository: &Repository,
-    log: &Log,
-) -> Result<(BTreeSet<PackName>, Vec<PackName>), Error> {
-    let (mut listed, mut unreadable) = (BTreeSet::new(), Vec::new());
-    let mut fetched = stream::iter(log.segments().iter().copied())
-        .map(|name| async move { (name, fetch_segment(repository, name).await) })
-        .buffered(FETCHES);
-    while let Some((name, fetched)) = fetched.next().await {
-        match fetched {
-            Ok((object, segment)) => {
-                for pack in &segment.packs {
-                    let name = PackName::from_slice(&pack.name);
-                    listed.insert(name.map_err(|source| repository.refuse(&object, source))?);
-                }
-            }
-            Err(error) if error.kind() == ErrorKind::Damaged => unreadable.push(name),
-            Err(error) => return Err(error),
+            .any(|it| it.severity() == Severity::Lost)
+        {
+            Standing::Lost
+        } else if self.left().next().is_some() {
+            Standing::Damaged
+        } else {
+            Standing::Whole
         }
     }
-    Ok((listed, unreadable))
+
+    /// What costs no backup a byte and could not be made good.
+    pub fn left(&self) -> impl Iterator<Item = &Finding> {
+        let replaced: HashSet<&String> = self.segments_dropped.iter().collect();
+        self.findings
+            .iter()
+            .filter(|it| it.severity() == Severity::Harmless)
+            // Of a pack that is marked no backup will ever need more than the present ones do.
+            .filter(move |it| it.pack.is_none() && !replaced.contains(&it.object))
+    }
 }
 
-/// The data packs of all backups whose ref sets can be read.
-async fn needed_packs(repository: &Repository, log: &Log) -> Result<BTreeSet<PackName>, Error> {
-    let mut needed = BTreeSet::new();
-    for it in log.commits() {
-        match StoredSet::fetch(repository, &it.commit.ref_set).await {
-            Ok(set) => needed.extend(&set.packs().data),
-            Err(error) if error.kind() == ErrorKind::Damaged => {
-                tracing::warn!(%error, "indexing without what this backup alone needs");
-            }
-            Err(error) => return Err(error),
+/// Verifies all backups and makes good what can be; with `dry_run`, only says what would be done.
+pub async fn run(
+    repository: &Repository,
+    log: &mut Log,
+    depth: Depth,
+    dry_run: bool,
+    counts: &Counts,
+    found: &mut (dyn FnMut(&Finding) + Send),
+) -> Result<Repaired, Error> {
+    let mut repaired = Repaired::default();
+    let mut damaged = BTreeSet::new();
+    let backups = log.commits().to_vec();
+    let seen = verify::run(repository, &backups, depth, counts, &mut |finding| {
+        found(&finding);
+        damaged.extend(finding.pack);
+        repaired.findings.push(finding);
+    })
+    .await?;
+
+    log.catch_up().await?;
+    let new = damaged.difference(log.marked());
+    repaired.marked = new.map(|pack| pack.object(ObjectKind::DataPack)).collect();
+    if !dry_run {
+        repaired.entries += log.mark(&damaged).await?;
+    }
+    mend_index(repository, log, &seen.data_packs, dry_run, &mut repaired).await?;
+    Ok(repaired)
+}
+
+/// Replaces segments that cannot be read by new ones, which list what no other does.
+async fn mend_index(
+    repository: &Repository,
+    log: &mut Log,
+    needed: &BTreeSet<PackName>,
+    dry_run: bool,
+    repaired: &mut Repaired,
+) -> Result<(), Error> {
+    let Live { listed, damaged } = look_at_segments(repository, log).await?;
+    let unlisted: Vec<PackName> = needed
+        .iter()
+        .filter(|pack| !listed.contains(pack))
+        .copied()
+        .collect();
+    let mut packs = stream::iter(unlisted)
+        .map(|name| footer_of(repository, name))
+        .buffered(FETCHES);
+    let cache = SegmentCache::open(None, repository, &[]).await;
+    let mut writer = SegmentWriter::new(repository, SessionId::random(), 0, cache);
+    while let Some(pack) = packs.try_next().await? {
+        let Some(pack) = pack else {
+            continue;
+        };
+        repaired.packs_listed += 1;
+        if !dry_run {
+            writer.add(vec![pack]).await?;
         }
     }
-    Ok(needed)
-}
-
-/// Lists packs in new segments, as their footers do; those without a readable one stay out.
-async fn write_segments(
-    repository: &Repository,
-    packs: &BTreeSet<PackName>,
-) -> Result<Vec<PackName>, Error> {
-    let no_cache = SegmentCache::open(None, repository, &[]).await;
-    let mut segments = SegmentWriter::new(repository, SessionId::random(), 0, no_cache);
-    let mut footers = stream::iter(packs.iter().copied())
-        .map(|name| async move { finished(repository, name).await })
-        .buffered(FETCHES);
-    while let Some(pack) = footers.try_next().await? {
-        segments.add(pack.into_iter().collect()).await?;
+    let added = writer.finish().await?;
+    repaired.segments_added = added.len();
+    repaired.segments_dropped = damaged
+        .iter()
+        .map(|name| name.object(ObjectKind::IndexSegment))
+        .collect();
+    if !dry_run {
+        repaired.entries += log.exchange_segments(&added, &damaged).await?;
     }
-    segments.finish().await
+    Ok(())
 }
 
-async fn finished(repository: &Repository, name: PackName) -> Result<Option<FinishedPack>, Error> {
-    let kind = ObjectKind::DataPack;
-    let read = async {
-        let bytes = repository.store().size(&name.object(kind)).await?;
-        fetch_footer(repository, kind, name, bytes).await
+/// The live segments.
+struct Live {
+    /// Packs that the whole ones list.
+    listed: HashSet<PackName>,
+    /// Those that cannot be read.
+    damaged: Vec<PackName>,
+}
+
+async fn look_at_segments(repository: &Repository, log: &Log) -> Result<Live, Error> {
+    let mut live = Live {
+        listed: HashSet::new(),
+        damaged: Vec::new(),
     };
-    match read.await {
-        Ok(footer) => Ok(Some(FinishedPack { name, footer })),
-        Err(error) if error.kind() == ErrorKind::Damaged => {
-            tracing::warn!(%error, "indexing without this pack");
-            Ok(None)
+    let mut fetched = stream::iter(log.segments().iter().copied())
+        .map(|name| async move { (name, packs_in(repository, name).await) })
+        .buffered(FETCHES);
+    while let Some((name, packs)) = fetched.next().await {
+        match packs {
+            Ok(packs) => live.listed.extend(packs),
+            Err(error) if error.kind() == ErrorKind::Damaged => live.damaged.push(name),
+            Err(error) => return Err(error),
         }
+    }
+    Ok(live)
+}
+
+/// The packs that a segment lists.
+async fn packs_in(repository: &Repository, name: PackName) -> Result<Vec<PackName>, Error> {
+    let (object, segment) = fetch_segment(repository, name).await?;
+    let mut packs = Vec::new();
+    for pack in &segment.packs {
+        // Where the rest is not what it should be, writers pass over the segment.
+        let named = places_in(pack).and_then(|_| pack_table(&pack.name));
+        packs.extend(named.map_err(|source| repository.refuse(&object, source))?);
+    }
+    Ok(packs)
+}
+
+/// A pack by its footer; `None`: it cannot be read, which the verification has told.
+async fn footer_of(repository: &Repository, name: PackName) -> Result<Option<FinishedPack>, Error> {
+    let size = repository
+        .store()
+        .size(&name.object(ObjectKind::DataPack))
+        .await;
+    let bytes = match size {
+        Err(StoreError::NotFound { .. }) => return Ok(None),
+        size => size?,
+    };
+    match fetch_footer(repository, ObjectKind::DataPack, name, bytes).await {
+        Ok(footer) => Ok(Some(FinishedPack { name, footer })),
+        Err(error) if error.kind() == ErrorKind::Damaged => Ok(None),
         Err(error) => Err(error),
     }
 }

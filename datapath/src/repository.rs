@@ -50,7 +50,7 @@ pub struct Repository {
 }
 
 /// What the object `repository` says.
-struct Described {
+pub(crate) struct Described {
     id: RepositoryId,
     chunk_size: ChunkSize,
     /// `None`: it is not encrypted.
@@ -292,7 +292,7 @@ async fn describe(store: &Arc<dyn ObjectStore>) -> Result<Described, Error> {
     unreachable!("the last try's outcome is returned")
 }
 
-fn read(bytes: Bytes) -> Result<Described, FormatError> {
+pub(crate) fn read(bytes: Bytes) -> Result<Described, FormatError> {
     let (header, message) =
         object::decode_clear::<RepositoryMessage>(ObjectKind::Repository, REPOSITORY, bytes)?;
     let id = header.repository;

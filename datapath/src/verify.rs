@@ -4,16 +4,15 @@
 //! names the packs that its tree refers to ([`survey`]). Then the packs, each once however many
 //! backups need it: that it is there, its footer, and, for as many as asked for, every chunk in it
 //! ([`packs`]). At last the leaves of every tree, which say what damage means for which backup
-//! ([`leaves`]).
+//! ([`leaves`]), and the other copies of what is damaged ([`copies`]).
 //!
 //! What is damaged is a [`Finding`] and ends nothing. An error is something else: the store does
 //! not answer, or denies. Memory is bounded by a cache of footers, a set of leaves already found
 //! well, and 24 bytes per pack of the repository.
 
-mod elsewhere;
+mod copies;
 mod leaves;
 mod packs;
-mod segments;
 mod survey;
 
 use std::{
@@ -37,9 +36,7 @@ use crate::{
     store::StoreError,
 };
 
-use self::{
-    elsewhere::Elsewhere, leaves::LeafCheck, packs::Packs, segments::check_segments, survey::survey,
-};
+use self::{leaves::LeafCheck, packs::Packs, survey::survey};
 
 /// Backups surveyed at once.
 const SURVEYS: usize = 4;
@@ -81,7 +78,7 @@ impl Depth {
 }
 
 /// Something that is not as it should be.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Finding {
     /// The backup that suffers; `None`: no backup that was looked at does.
     pub backup: Option<String>,
@@ -93,8 +90,32 @@ pub struct Finding {
     pub object: String,
     /// What is wrong with it, a predicate.
     pub reason: String,
-    /// Whether these bytes are whole elsewhere: restores take them from there.
-    pub is_healed: bool,
+    /// Another object, in which these bytes are whole: a restore takes them from there.
+    pub healed_by: Option<String>,
+    /// The data pack, if chunks of it are damaged.
+    pub(crate) pack: Option<PackName>,
+}
+
+/// What damage comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// Bytes of a volume cannot be restored.
+    Lost,
+    /// All can be restored, from another copy.
+    Healed,
+    /// No backup needs it to be restored.
+    Harmless,
+}
+
+impl Finding {
+    /// What it comes to.
+    pub fn severity(&self) -> Severity {
+        match (&self.bytes, &self.healed_by) {
+            (None, _) => Severity::Harmless,
+            (Some(_), None) => Severity::Lost,
+            (Some(_), Some(_)) => Severity::Healed,
+        }
+    }
 }
 
 impl fmt::Display for Finding {
@@ -108,10 +129,10 @@ impl fmt::Display for Finding {
             f.write_str(": ")?;
         }
         write!(f, "object {} {}", self.object, self.reason)?;
-        if self.is_healed {
-            f.write_str("; another copy is whole, and restores take that")?;
+        match &self.healed_by {
+            Some(other) => write!(f, "; healed: another copy lies in {other}"),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -162,22 +183,27 @@ fn add(counter: &AtomicU64, number: u64) {
     counter.fetch_add(number, Ordering::Relaxed);
 }
 
-/// Verifies these backups of the log; each finding goes to `found` as soon as it is whole.
+/// What a verification came by.
+pub struct Seen {
+    /// The data packs that the backups need.
+    pub(crate) data_packs: BTreeSet<PackName>,
+}
+
+/// Verifies these backups of the repository; each finding goes to `found` as soon as it is whole.
 pub async fn run(
     repository: &Repository,
-    log: &Log,
     backups: &[Committed],
     depth: Depth,
     counts: &Counts,
     found: &mut (dyn FnMut(Finding) + Send),
-) -> Result<(), Error> {
+) -> Result<Seen, Error> {
     check_keys(repository, found).await?;
-    check_segments(repository, log, backups, found).await?;
+    let log = &Log::replay(repository).await?;
     let mut opened: Vec<(&Committed, Backup)> = Vec::new();
     let (mut data, mut tree) = (BTreeSet::new(), BTreeSet::new());
     let mut surveys = stream::iter(backups)
         .map(|committed| async move {
-            Ok::<_, Error>((committed, survey(repository, committed).await?))
+            Ok::<_, Error>((committed, survey(repository, log, committed).await?))
         })
         .buffered(SURVEYS);
     while let Some((committed, survey)) = surveys.try_next().await? {
@@ -187,6 +213,8 @@ pub async fn run(
         opened.extend(survey.backup.map(|backup| (committed, backup)));
     }
 
+    survey::check_later_segments(repository, log, found).await?;
+
     let total = (data.len() + tree.len()) as u64;
     counts.packs_total.store(total, Ordering::Relaxed);
     let sample = depth.sample(&data);
@@ -194,13 +222,13 @@ pub async fn run(
     packs.look_at_all(ObjectKind::TreePack, &tree).await?;
     packs.look_at_all(ObjectKind::DataPack, &data).await?;
 
-    let mut check = LeafCheck::new(repository, packs, Elsewhere::new(repository, log), counts);
+    let mut check = LeafCheck::new(repository, log, packs, counts);
     for (committed, backup) in &opened {
         check.follow(committed, backup, found).await?;
         add(&counts.backups, 1);
     }
     check.into_rest().into_iter().for_each(found);
-    Ok(())
+    Ok(Seen { data_packs: data })
 }
 
 /// A key slot that cannot be read locks its passphrase out, and the data opens by the others.
@@ -209,9 +237,16 @@ async fn check_keys(
     found: &mut (dyn FnMut(Finding) + Send),
 ) -> Result<(), Error> {
     for error in keys::damaged(repository).await? {
-        let mut damage = Damage::named(error)?;
-        damage.reason += "; its passphrase opens the repository no more";
-        found(damage.of_nobody());
+        let Damage { object, reason } = Damage::named(error)?;
+        found(Finding {
+            backup: None,
+            volume: None,
+            bytes: None,
+            object,
+            reason: reason + "; its passphrase opens the repository no more",
+            pack: None,
+            healed_by: None,
+        });
     }
     Ok(())
 }
@@ -264,24 +299,19 @@ impl Damage {
             backup: Some(committed.commit.name.clone()),
             volume: Some(committed.commit.volume_handle.clone()),
             bytes,
-            object: self.object,
-            reason: self.reason,
-            is_healed: false,
+            ..self.nobodys()
         }
     }
 
-    /// A finding that no backup suffers from.
-    fn of_nobody(self) -> Finding {
+    /// A finding that is no backup's.
+    fn nobodys(self) -> Finding {
         Finding {
-            backup: None,
-            volume: None,
-            bytes: None,
             object: self.object,
             reason: self.reason,
-            is_healed: false,
+            ..Finding::default()
         }
     }
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

@@ -98,10 +98,16 @@ impl Daemon {
         UnixStream::connect(self.socket()).is_ok()
     }
 
-    /// `kill -9`.
+    /// `kill -9`. A child that it has just forked has its socket, too, until it runs its program:
+    /// who connects then is never answered.
     pub(crate) fn kill(&mut self) {
         self.process.kill().expect("the daemon can be killed");
         self.process.wait().expect("the daemon ends");
+        let deadline = Instant::now() + DEADLINE;
+        while self.answers() {
+            assert!(Instant::now() < deadline, "its socket is held by a child");
+            thread::sleep(POLL);
+        }
     }
 
     /// SIGTERM; how the daemon ended.

@@ -85,5 +85,5 @@ async fn a_server_that_says_it_does_not_serve_has_an_exit_code_of_its_own() {
         .await;
     let server = Server::builder().add_service(service);
     tokio::spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
-    assert_says(&health(&socket, &[]), 8, "NOT_SERVING");
+    assert_says(&health(&socket, &[]), 9, "NOT_SERVING");
 }

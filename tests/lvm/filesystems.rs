@@ -98,3 +98,34 @@ async fn ext4_under_writes_comes_back_clean_with_what_was_synced() {
 async fn xfs_under_writes_comes_back_clean_with_what_was_synced() {
     is_consistent_after_a_backup_under_writes(&XFS).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mounted_filesystem_is_frozen_for_the_moment_of_the_snapshot() {
+    let bed = Bed::new().await;
+    let needs_recovery = |volume: &str| on(&["dumpe2fs", "-h"], volume).contains("needs_recovery");
+    for class in CLASSES {
+        let (original, restored) = (format!("/dev/{VG}/data"), format!("/dev/{VG}/again"));
+        bed.create(class, "data", 96 * MIB).await;
+        on(EXT4.make, &original);
+        run(&["mount", &original, "/mnt"]);
+        // Not synced: to freeze a filesystem is to write out all that it has.
+        fs::write("/mnt/file", vec![42; 3 << 20]).expect("writes");
+        let s3 = bed.store.s3(class);
+        bed.client.back_up("data", &s3).await;
+        fs::write("/mnt/other", "it goes on").expect("writes");
+        assert!(needs_recovery(&original), "it is mounted");
+        run(&["umount", "/mnt"]);
+        bed.remove(class, "data").await.expect("it is removed");
+
+        let mut request = crate::client::with_source("again", 1, &synchronous(&s3));
+        request.device_class = class.to_owned();
+        crate::client::ok(bed.client.clone().lv.create_lv(request).await);
+        assert!(!needs_recovery(&restored), "{class}: no journal to replay");
+        on(EXT4.check, &restored);
+        run(&["mount", "-o", "ro", &restored, "/mnt"]);
+        let found = fs::read("/mnt/file").expect("it is there");
+        assert!(found == vec![42; 3 << 20]);
+        run(&["umount", "/mnt"]);
+        bed.remove(class, "again").await.expect("it is removed");
+    }
+}

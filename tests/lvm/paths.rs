@@ -5,7 +5,7 @@ use ringback_endpoint::{Backing, Endpoint, Options};
 use crate::{
     bed::{Bed, Group, Lv},
     repository::{Repository, assert_ended, ringback, succeed},
-    tools::{MIB, assert_same, noise, write_at},
+    tools::{MIB, assert_same, noise, read_at, run, write_at},
 };
 
 /// Data at the beginning, in the middle at an odd place, and in the last sector.
@@ -98,6 +98,96 @@ fn a_thick_volume_comes_back_in_a_thin_one_and_a_thin_one_in_a_thick_one() {
         "--overwrite",
     ]);
     assert_same(&again.path, &thick.path);
+}
+
+/// A volume that is full of `0xaa` where a backup will not write all of it back, and what a pool
+/// holds that nobody has.
+fn soil(group: &Group, pool: &Lv, target: &Lv, mib: u64) {
+    let dirt = group.thin("dirt", mib, pool);
+    write_at(&dirt.path, 0, &vec![0xee; as_len(mib * MIB)]);
+    drop(dirt);
+    for (offset, bytes) in [
+        (0, 4 * MIB),
+        (20 * MIB, 24 * MIB + 4096),
+        (64 * MIB, 4 * MIB),
+    ] {
+        write_at(&target.path, offset, &vec![0xaa; as_len(bytes)]);
+    }
+}
+
+fn as_len(bytes: u64) -> usize {
+    usize::try_from(bytes).expect("small")
+}
+
+/// A backup of 5 MiB of data in 64 MiB, and its source.
+fn stored(group: &Group, repository: &Repository) -> Lv {
+    let source = group.thick("source", 64);
+    write_at(&source.path, 0, &vec![0; 64 << 20]);
+    scatter(&source, 64);
+    succeed(&["backup", source.text(), &repository.url("one")]);
+    source
+}
+
+#[track_caller]
+fn restore_over(target: &Lv, repository: &Repository, source: &Lv) {
+    let url = repository.url("one");
+    succeed(&["restore", &url, target.text(), "--overwrite"]);
+    assert_same(&target.path, &source.path);
+}
+
+#[test]
+fn a_thin_volume_that_held_something_else_stays_thin_and_shows_nothing_of_it() {
+    let bed = Bed::new();
+    let group = bed.group();
+    let repository = Repository::new(&bed, &group);
+    let source = stored(&group, &repository);
+    // The last block is cut short by the end of a volume of 68 MiB, but for those of 64 KiB.
+    for options in [
+        "--chunksize 64k",
+        "--chunksize 1152k",
+        "--chunksize 1152k --zero n",
+    ] {
+        let pool = format!("--type thin-pool --size 64m {options} vg");
+        let pool = group.make_lv("pool", &pool);
+        let target = group.thin("target", 68, &pool);
+        soil(&group, &pool, &target, 24);
+        let snapshot = group.thin_snapshot("moment", &target);
+        restore_over(&target, &repository, &source);
+        let mapped_mib = target.mapped_bytes() / MIB;
+        assert!(mapped_mib <= 16, "{options}: {mapped_mib} MiB");
+        // What it shared with others is theirs as before.
+        assert!(read_at(&snapshot.path, 20 * MIB, 24 * MIB) == vec![0xaa; 24 << 20]);
+    }
+}
+
+#[test]
+fn a_thin_volume_is_written_over_with_zeros_where_its_blocks_cannot_be_given_back() {
+    let bed = Bed::new();
+    let group = bed.group();
+    let repository = Repository::new(&bed, &group);
+    let source = stored(&group, &repository);
+    let pool = group.make_lv("pool", "--type thin-pool --size 160m --discards ignore vg");
+    let target = group.thin("target", 68, &pool);
+    soil(&group, &pool, &target, 24);
+    restore_over(&target, &repository, &source);
+    assert_eq!(target.mapped_bytes(), 68 * MIB);
+    drop((target, pool));
+
+    // Below a volume without blocks another one shows.
+    let pool = group.pool("pool", 160);
+    let origin = group.thick("origin", 68);
+    write_at(&origin.path, 0, &vec![0xaa; 68 << 20]);
+    run(
+        "lvchange",
+        &["--permission", "r", "--activate", "n", &origin.name],
+    );
+    let names = format!("--thinpool {} {}", pool.name, origin.name);
+    let target = group.make_lv(
+        "target",
+        &format!("--snapshot --setactivationskip n {names}"),
+    );
+    restore_over(&target, &repository, &source);
+    assert_eq!(target.mapped_bytes(), 68 * MIB);
 }
 
 #[test]

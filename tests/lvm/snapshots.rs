@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt;
 
 use ringback_proto::{
     control::{JobKind, JobPhase, WatchJobRequest},
-    lvmd::{CreateLvSnapshotRequest, LogicalVolume, StateType},
+    lvmd::{CreateBackupRequest, CreateLvSnapshotRequest, LogicalVolume, StateType},
 };
 use tonic::{Code, Status};
 
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-async fn snapshot(
+pub(crate) async fn snapshot(
     bed: &Bed,
     class: &str,
     name: &str,
@@ -106,7 +106,7 @@ async fn a_snapshot_that_lvm_does_not_activate_is_removed() {
 }
 
 /// Starts a backup of `data` that stops in the midst of its data.
-async fn shut_in_the_midst(bed: &Bed) -> (Valve, ringback_proto::lvmd::CreateBackupRequest) {
+pub(crate) async fn shut_in_the_midst(bed: &Bed) -> (Valve, CreateBackupRequest) {
     let valve = Valve::to(&bed.store).await;
     let request = backup("monday", "data", &valve.through(bed.store.s3("monday")));
     let state = bed.client.poll(&request).await.expect("it starts");

@@ -52,9 +52,11 @@ fn proc_number(path: &str, key: &str) -> u64 {
 
 #[test]
 fn a_sparse_20_gib_volume_with_3_gib_of_data_comes_back_and_the_daemon_stays_under_300_mib() {
-    let place = tempfile::tempdir().expect("a folder");
+    // A group promises a volume's whole size: room for two, of which 9 GiB are ever taken.
+    let ext4 = Ext4::new(64 * GIB);
+    let group = ext4.path().join("group");
     let sink = Sink::start();
-    let daemon = Daemon::start(&sink, &place.path().join("group"), "{}", User::Root);
+    let daemon = Daemon::start(&sink, &group, "{}", User::Root);
     daemon.ringback(&["lv", "create", "data", "--size", "20GiB"]);
     let source = daemon.path_of("data");
     assert!(source.starts_with("/dev"), "{}", source.display());
@@ -69,7 +71,7 @@ fn a_sparse_20_gib_volume_with_3_gib_of_data_comes_back_and_the_daemon_stays_und
 
     assert_eq!(sha256(&daemon.path_of("again")), before);
     let allocated = |name: &str| {
-        let image = place.path().join("group/volumes").join(name).join("image");
+        let image = group.join("volumes").join(name).join("image");
         fs::metadata(image).expect("stat").blocks() * 512
     };
     let (original, restored) = (allocated("data"), allocated("again"));

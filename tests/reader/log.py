@@ -49,7 +49,7 @@ class History:
 
 def slots_below(repository, prefix):
     """Slots of the log's entries or of checkpoints, ascending; what is no slot is passed over."""
-    pattern = re.compile(f"{prefix}([0-9a-f]{{16}})")
+    pattern = re.compile(f"{prefix}([0-7][0-9a-f]{{15}})")
     found = filter(None, map(pattern.fullmatch, repository.store.names(prefix)))
     return [slot for slot in (int(it[1], 16) for it in found) if slot]
 

@@ -24,8 +24,10 @@ pub(crate) enum Exit {
     Damaged = 6,
     /// Refused, for it would destroy something or be torn; nothing was changed.
     Refused = 7,
+    /// Damage has cost bytes of volumes, and no other copy heals it.
+    Lost = 8,
     /// `health` alone: the daemon answers that it does not serve.
-    NotServing = 8,
+    NotServing = 9,
     /// A signal ended it.
     Interrupted = 130,
 }
@@ -41,7 +43,8 @@ Exit codes:
   5    unreachable: the store or the daemon does not answer
   6    damaged: what is stored is not what it should be
   7    refused: it would destroy data, or the source is in use; nothing was changed
-  8    not serving: the daemon answers, but that it does not serve (health alone)
+  8    lost: repair found damage that no other copy heals
+  9    not serving: the daemon answers, but that it does not serve (health alone)
   130  interrupted by SIGINT or SIGTERM";
 
 impl Exit {
@@ -55,6 +58,7 @@ impl Exit {
             Self::Unreachable => "unreachable",
             Self::Damaged => "damaged",
             Self::Refused => "refused",
+            Self::Lost => "lost",
             Self::NotServing => "not_serving",
             Self::Interrupted => "interrupted",
         }
@@ -155,6 +159,7 @@ mod tests {
             Exit::Unreachable,
             Exit::Damaged,
             Exit::Refused,
+            Exit::Lost,
             Exit::NotServing,
             Exit::Interrupted,
         ] {

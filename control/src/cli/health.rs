@@ -23,7 +23,7 @@ use crate::config::Config;
 /// Longer than this nobody who restarts what does not answer should wait.
 const TIMEOUT_MAX: Duration = Duration::from_secs(3);
 
-/// Ask the daemon whether it serves: exit code 0 if so, 5 if nobody answers in time, 8 if it says
+/// Ask the daemon whether it serves: exit code 0 if so, 5 if nobody answers in time, 9 if it says
 /// that it does not.
 #[derive(Args)]
 pub(crate) struct Health {

@@ -1,8 +1,14 @@
-//! `ringback repair`: what is damaged is written down, so that later backups heal it, and the index
-//! is made whole.
+//! `ringback repair`: makes good what can be, and lists what is lost.
 
 use clap::Args;
-use ringback_datapath::{repair::Repair as Plan, stop::Stop};
+use ringback_datapath::{
+    error::Error,
+    log::Log,
+    repair::{self, Repaired, Standing},
+    repository::Repository,
+    stop::Stop,
+    verify::{Counts, Finding, Severity},
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -10,27 +16,29 @@ use super::{
     exit::{CliError, EXIT_CODES, Exit},
     interrupt::unless_interrupted,
     output, path,
+    progress::Display,
     store::{CREDENTIALS, StoreArgs, WorkArgs},
-    verify::{Extent, Opened, Report, number_of, to_json},
+    verify::{DepthArgs, lost_bytes, number_of, scope, to_json},
 };
+use crate::{direct::store::Store, jobs::Bytes};
 
-/// Make a repository heal.
+/// Make good what is damaged in a repository, and list what is lost.
 ///
-/// Verifies it first, as `verify` does. Then packs with damage are marked, so that the next backup
-/// that meets data which lies in them stores it again: from then on restores of every backup take it
-/// from there. What of the index is lost is made again from the packs. Nothing is removed, and
-/// backups may run meanwhile.
+/// Verifies all backups. Packs with damaged chunks are marked, so that the next backup which meets
+/// the same data stores it again; older backups are restored from that copy then. Index segments that
+/// are missing or damaged are made anew from the packs. What no other copy heals is listed, with the
+/// backup and the bytes of the volume. Nothing is removed, and backups may run meanwhile.
 #[derive(Args)]
 #[command(after_help = CREDENTIALS, after_long_help = long_help())]
 pub(crate) struct Repair {
     /// The repository: s3://bucket/repository or file:///repository.
     #[arg(value_name = "REPOSITORY")]
     path: String,
-    #[command(flatten)]
-    extent: Extent,
-    /// Say what there is to do, and do nothing.
+    /// Only say what would be done.
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    depth: DepthArgs,
     #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
@@ -40,11 +48,9 @@ pub(crate) struct Repair {
 fn long_help() -> String {
     format!(
         "Examples:
-  ringback repair s3://backups/vms --dry-run    # what there is to do, by metadata
-  ringback repair s3://backups/vms --data       # read all data, mark what is damaged
-  ringback backup ./disk.img s3://backups/vms/disk-tuesday    # heals what it meets
-
-The exit code is 6 as long as anything is damaged that is whole nowhere else.
+  ringback repair s3://backups/vms --dry-run    # what would be done
+  ringback repair s3://backups/vms              # what all metadata tells
+  ringback repair s3://backups/vms --data       # what all data tells, which takes as long as reading it
 
 {CREDENTIALS}
 
@@ -52,84 +58,137 @@ The exit code is 6 as long as anything is damaged that is whole nowhere else.
     )
 }
 
+/// What a repair came to.
+struct Report {
+    backups: usize,
+    counts: Counts,
+    repaired: Repaired,
+}
+
 impl Repair {
     pub(crate) async fn run(self, context: &Context) -> Result<(), CliError> {
-        let way = self.store.way_to(&path::repository(&self.path)?)?;
-        let (store, mut opened) = Opened::all(&way, self.work.settings()).await?;
-        // Cut off between two steps, it has done the first.
+        let repository = path::repository(&self.path)?;
+        let way = self.store.way_to(&repository)?;
+        let store = Store::connect(&way, self.work.settings()).await?;
+        let (repository, log) = store.open().await?;
         let stop = Stop::default();
-        let repaired = stop.unless_asked(self.repair(&mut opened, context));
-        let (report, plan) = unless_interrupted(&store, &stop, repaired).await?;
-        self.conclude(context, &opened, &report, &plan)
+        let work = stop.unless_asked(self.repair(&repository, log, context));
+        let report = unless_interrupted(&store, &stop, work).await?;
+        self.conclude(context, &report)
     }
 
     async fn repair(
         &self,
-        opened: &mut Opened,
+        repository: &Repository,
+        mut log: Log,
         context: &Context,
-    ) -> Result<(Report, Plan), CliError> {
-        let report = opened.verify(&self.extent, context).await?;
-        let Opened {
-            repository, log, ..
-        } = opened;
-        let plan = Plan::plan(repository, log, &report.findings).await?;
-        if !self.dry_run {
-            plan.carry_out(repository, log).await?;
-        }
-        Ok((report, plan))
-    }
-
-    fn conclude(
-        &self,
-        context: &Context,
-        opened: &Opened,
-        report: &Report,
-        plan: &Plan,
-    ) -> Result<(), CliError> {
-        let lasting = |finding: &&_| !is_mended(finding, self.dry_run);
-        let lasting: Vec<_> = report.findings.iter().filter(lasting).collect();
-        if context.json {
-            output::json(&json!({
-                "path": self.path,
-                "dry_run": self.dry_run,
-                "marked_packs": plan.marked_packs(),
-                "dropped_segments": plan.dropped_segments(),
-                "indexed_packs": plan.indexed_packs(),
-                "findings": report.findings.iter().map(to_json).collect::<Vec<Value>>(),
-                "lasting": lasting.len(),
-            }));
-        }
-        let scope = format!("{}: {}", self.path, report.scope(opened.backups.len()));
-        if !context.json && !context.quiet {
-            output::line(&format!("{scope}: {}", self.deeds(plan)));
-        }
-        if lasting.is_empty() {
-            return Ok(());
-        }
-        let message = format!(
-            "{}: {}; back the volumes up again to heal what they still hold",
-            self.path,
-            report.damage()
+    ) -> Result<Report, CliError> {
+        let (backups, counts) = (log.commits().len(), Counts::default());
+        let mut display = Display::new("repair", context.shows_progress());
+        let lines = display.lines();
+        let mut found = |finding: &Finding| {
+            if !context.json {
+                lines.print(&finding.to_string());
+            }
+        };
+        let depth = self.depth.depth();
+        let work = repair::run(
+            repository,
+            &mut log,
+            depth,
+            self.dry_run,
+            &counts,
+            &mut found,
         );
-        Err(CliError::new(Exit::Damaged, message))
+        let repaired: Result<Repaired, Error> =
+            display.follow(work, |display| display.count(&counts)).await;
+        let repaired = repaired?;
+        Ok(Report {
+            backups,
+            counts,
+            repaired,
+        })
     }
 
-    fn deeds(&self, plan: &Plan) -> String {
-        if plan.is_empty() {
-            return "nothing to repair".to_owned();
+    fn conclude(&self, context: &Context, report: &Report) -> Result<(), CliError> {
+        let repaired = &report.repaired;
+        if context.json {
+            output::json(&self.to_json(report));
+        } else if !context.quiet {
+            self.tell(repaired);
         }
-        let to = if self.dry_run { "to be " } else { "" };
-        format!(
-            "{} {to}marked as damaged, {} {to}replaced, {} {to}indexed",
-            number_of(plan.marked_packs() as u64, "pack"),
-            number_of(plan.dropped_segments() as u64, "index segment"),
-            number_of(plan.indexed_packs() as u64, "pack"),
-        )
+        let scope = scope(report.backups, &report.counts);
+        let (exit, sum) = match repaired.standing() {
+            Standing::Whole => (None, "all can be restored".to_owned()),
+            Standing::Damaged => {
+                let left = number_of(repaired.left().count() as u64, "case");
+                (
+                    Some(Exit::Damaged),
+                    format!("{left} of damage cannot be repaired; no data is known to be lost"),
+                )
+            }
+            Standing::Lost => (
+                Some(Exit::Lost),
+                format!(
+                    "{} of volumes cannot be restored; a backup of the same data would heal them",
+                    Bytes(lost_bytes(&repaired.findings))
+                ),
+            ),
+        };
+        let message = format!("{}: {scope}: {sum}", self.path);
+        match exit {
+            Some(exit) => Err(CliError::new(exit, message)),
+            None => {
+                if !context.json && !context.quiet {
+                    output::line(&message);
+                }
+                Ok(())
+            }
+        }
     }
-}
 
-/// Whether nothing is damaged any more by what this tells of: a whole copy is there, or the index was
-/// made again.
-fn is_mended(finding: &ringback_datapath::verify::Finding, dry_run: bool) -> bool {
-    finding.is_healed || !dry_run && finding.object.starts_with("index/")
+    /// What was done, a line each.
+    fn tell(&self, repaired: &Repaired) {
+        let would = if self.dry_run { "would be " } else { "" };
+        for pack in &repaired.marked {
+            output::line(&format!(
+                "object {pack} {would}marked: the next backup of its data stores it again"
+            ));
+        }
+        for segment in &repaired.segments_dropped {
+            output::line(&format!("object {segment} {would}dropped from the index"));
+        }
+        if repaired.packs_listed > 0 {
+            let packs = number_of(repaired.packs_listed as u64, "pack");
+            output::line(&format!("{packs} {would}listed in the index again"));
+        }
+    }
+
+    fn to_json(&self, report: &Report) -> Value {
+        let Report {
+            backups,
+            counts,
+            repaired,
+        } = report;
+        let of = |severity: Severity| -> Vec<Value> {
+            let findings = repaired.findings.iter();
+            let findings = findings.filter(|it| it.severity() == severity);
+            findings.map(to_json).collect()
+        };
+        json!({
+            "path": self.path,
+            "dry_run": self.dry_run,
+            "backups": backups,
+            "packs": counts.packs(),
+            "data_percent": self.depth.percent(),
+            "marked": repaired.marked,
+            "segments_dropped": repaired.segments_dropped,
+            "segments_added": repaired.segments_added,
+            "packs_listed": repaired.packs_listed,
+            "entries": repaired.entries,
+            "lost": of(Severity::Lost),
+            "healed": of(Severity::Healed),
+            "harmless": of(Severity::Harmless),
+        })
+    }
 }

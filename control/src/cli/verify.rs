@@ -3,11 +3,11 @@
 use clap::Args;
 use ringback_datapath::{
     error::Error,
-    log::{Committed, Log},
+    log::Committed,
     repository::Repository,
     stop::Stop,
     store::{StoreError, folder::FolderTrouble, url::BackupUrl},
-    verify::{self, Counts, Depth, Finding},
+    verify::{self, Counts, Depth, Finding, Severity},
 };
 use serde_json::{Value, json};
 use tonic::Code;
@@ -32,7 +32,7 @@ use crate::{
 /// Reads the metadata of one backup, or of all in a repository: the log, roots, trees, ref sets and
 /// index segments, and that every pack they name is there and has the chunks that they name. With
 /// --data the chunks are read and hashed as well. What is damaged is named, with the bytes of the
-/// volumes that cannot be restored for it.
+/// volumes that cannot be restored for it, or with the copy that they are restored from.
 #[derive(Args)]
 #[command(after_help = CREDENTIALS, after_long_help = long_help())]
 pub(crate) struct Verify {
@@ -41,16 +41,16 @@ pub(crate) struct Verify {
     #[arg(value_name = "REPOSITORY|BACKUP")]
     path: String,
     #[command(flatten)]
-    extent: Extent,
+    depth: DepthArgs,
     #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
     work: WorkArgs,
 }
 
-/// How much of the data to read.
+/// How much is read.
 #[derive(Args)]
-pub(super) struct Extent {
+pub(super) struct DepthArgs {
     /// Read and hash every chunk.
     #[arg(long)]
     data: bool,
@@ -58,6 +58,23 @@ pub(super) struct Extent {
     #[arg(long, value_name = "N", conflicts_with = "data",
           value_parser = clap::value_parser!(u8).range(1..=100))]
     percent: Option<u8>,
+}
+
+impl DepthArgs {
+    pub(super) fn percent(&self) -> u8 {
+        if self.data {
+            100
+        } else {
+            self.percent.unwrap_or(0)
+        }
+    }
+
+    pub(super) fn depth(&self) -> Depth {
+        match self.percent() {
+            0 => Depth::METADATA,
+            percent => Depth::with_data(percent),
+        }
+    }
 }
 
 fn long_help() -> String {
@@ -90,9 +107,34 @@ impl Verify {
         };
         // Nothing is made by it, so it ends at once.
         let stop = Stop::default();
-        let verified = stop.unless_asked(opened.verify(&self.extent, context));
+        let verified = stop.unless_asked(self.verify(&opened, context));
         let report = unless_interrupted(&store, &stop, verified).await?;
         self.conclude(context, &opened, &report)
+    }
+
+    async fn verify(&self, opened: &Opened, context: &Context) -> Result<Report, CliError> {
+        let depth = self.depth.depth();
+        let counts = Counts::default();
+        let mut findings = Vec::new();
+        let mut display = Display::new("verify", context.shows_progress());
+        let lines = display.lines();
+        let mut found = |finding: Finding| {
+            if !context.json {
+                lines.print(&finding.to_string());
+            }
+            findings.push(finding);
+        };
+        let work = verify::run(
+            &opened.repository,
+            &opened.backups,
+            depth,
+            &counts,
+            &mut found,
+        );
+        display
+            .follow(work, |display| display.count(&counts))
+            .await?;
+        Ok(Report { counts, findings })
     }
 
     fn conclude(
@@ -109,130 +151,85 @@ impl Verify {
                 "backups": looked_at,
                 "packs": counts.packs(),
                 "leaves": counts.leaves(),
-                "data_percent": self.extent.percent(),
+                "data_percent": self.depth.percent(),
                 "chunks_read": counts.chunks_read(),
                 "bytes_read": counts.bytes_read(),
                 "findings": findings.iter().map(to_json).collect::<Vec<Value>>(),
             }));
         }
-        let scope = format!("{}: {}", self.path, report.scope(looked_at));
-        if findings.is_empty() {
+        let scope = scope(looked_at, counts);
+        let damaged = findings
+            .iter()
+            .filter(|it| it.severity() != Severity::Healed)
+            .count();
+        if damaged == 0 {
             if !context.json && !context.quiet {
-                output::line(&format!("{scope}: nothing is damaged"));
+                let healed = match findings.len() as u64 {
+                    0 => "nothing is damaged".to_owned(),
+                    healed => format!(
+                        "{} of damage, healed by other copies; no data is lost",
+                        number_of(healed, "case")
+                    ),
+                };
+                output::line(&format!("{}: {scope}: {healed}", self.path));
             }
             return Ok(());
         }
-        let message = format!("{scope}: {}", report.damage());
-        if findings.iter().all(|it| it.is_healed) {
-            if !context.json {
-                output::line(&message);
-            }
-            return Ok(());
-        }
+        let lost = match lost_bytes(findings) {
+            0 => "no data is known to be lost".to_owned(),
+            lost => format!("{} of volumes cannot be restored", Bytes(lost)),
+        };
+        let damaged = number_of(damaged as u64, "case");
+        let message = format!("{}: {scope}: {damaged} of damage; {lost}", self.path);
         Err(CliError::new(Exit::Damaged, message))
     }
 }
 
-impl Extent {
-    fn percent(&self) -> u8 {
-        if self.data {
-            100
-        } else {
-            self.percent.unwrap_or(0)
-        }
-    }
+/// What was looked at, in words.
+pub(super) fn scope(backups: usize, counts: &Counts) -> String {
+    let read = match counts.chunks_read() {
+        0 => String::new(),
+        chunks => format!(
+            ", {} of data ({})",
+            number_of(chunks, "chunk"),
+            Bytes(counts.bytes_read())
+        ),
+    };
+    format!(
+        "{}, {}{read}",
+        number_of(backups as u64, "backup"),
+        number_of(counts.packs(), "pack")
+    )
+}
 
-    fn depth(&self) -> Depth {
-        match self.percent() {
-            0 => Depth::METADATA,
-            percent => Depth::with_data(percent),
-        }
-    }
+/// Bytes of volumes that cannot be restored.
+pub(super) fn lost_bytes(findings: &[Finding]) -> u64 {
+    findings
+        .iter()
+        .filter(|it| it.severity() == Severity::Lost)
+        .filter_map(|it| it.bytes.as_ref())
+        .map(|bytes| bytes.end - bytes.start)
+        .sum()
 }
 
 /// What is to be verified.
-pub(super) struct Opened {
-    pub(super) repository: Repository,
-    pub(super) log: Log,
-    pub(super) backups: Vec<Committed>,
+struct Opened {
+    repository: Repository,
+    backups: Vec<Committed>,
 }
 
-pub(super) struct Report {
+struct Report {
     counts: Counts,
-    pub(super) findings: Vec<Finding>,
-}
-
-impl Report {
-    /// How much was looked at.
-    pub(super) fn scope(&self, backups: usize) -> String {
-        let read = match self.counts.chunks_read() {
-            0 => String::new(),
-            chunks => format!(
-                ", {} of data ({})",
-                number_of(chunks, "chunk"),
-                Bytes(self.counts.bytes_read())
-            ),
-        };
-        let packs = number_of(self.counts.packs(), "pack");
-        format!("{}, {packs}{read}", number_of(backups as u64, "backup"))
-    }
-
-    /// How much is damaged, and what is lost by it.
-    pub(super) fn damage(&self) -> String {
-        let lost: u64 = self
-            .findings
-            .iter()
-            .filter(|it| !it.is_healed)
-            .filter_map(|it| it.bytes.as_ref())
-            .map(|bytes| bytes.end - bytes.start)
-            .sum();
-        let lost = match lost {
-            0 => "no data is known to be lost".to_owned(),
-            lost => format!("{} of volumes cannot be restored", Bytes(lost)),
-        };
-        let cases = number_of(self.findings.len() as u64, "case");
-        format!("{cases} of damage; {lost}")
-    }
+    findings: Vec<Finding>,
 }
 
 impl Opened {
-    /// Verifies it; what is damaged is told as soon as it is found.
-    pub(super) async fn verify(
-        &self,
-        extent: &Extent,
-        context: &Context,
-    ) -> Result<Report, CliError> {
-        let counts = Counts::default();
-        let mut findings = Vec::new();
-        let mut display = Display::new("verify", context.shows_progress());
-        let lines = display.lines();
-        let mut found = |finding: Finding| {
-            if !context.json {
-                lines.print(&finding.to_string());
-            }
-            findings.push(finding);
-        };
-        let work = verify::run(
-            &self.repository,
-            &self.log,
-            &self.backups,
-            extent.depth(),
-            &counts,
-            &mut found,
-        );
-        display
-            .follow(work, |display| display.count(&counts))
-            .await?;
-        Ok(Report { counts, findings })
-    }
-
-    pub(super) async fn all(way: &Way, settings: DatapathSettings) -> Result<(Store, Self), Error> {
+    async fn all(way: &Way, settings: DatapathSettings) -> Result<(Store, Self), Error> {
         let store = Store::connect(way, settings).await?;
         let (repository, log) = store.open().await?;
         let backups = log.commits().to_vec();
         let opened = Self {
             repository,
-            log,
             backups,
         };
         Ok((store, opened))
@@ -260,7 +257,6 @@ impl Opened {
         let backups = vec![backup.clone()];
         let opened = Self {
             repository,
-            log,
             backups,
         };
         Ok((store, opened))
@@ -289,8 +285,8 @@ pub(super) fn to_json(finding: &Finding) -> Value {
         "offset": bytes.map(|bytes| bytes.start),
         "bytes": bytes.map(|bytes| bytes.end - bytes.start),
         "object": finding.object,
-        "healed": finding.is_healed,
         "reason": finding.reason,
+        "healed_by": finding.healed_by,
         "message": finding.to_string(),
     })
 }

@@ -108,8 +108,13 @@ impl Opened {
         let path = device.path.clone();
         let (zeroing, stop) = (Arc::clone(&watched.zeroing), watched.stop.clone());
         // It comes back, so that the device is ours until all is written.
-        let device = blocking(move || device.zero(&zeroing, &stop).map(|()| device)).await?;
-        self.write(store, path, watched).await?;
+        let zeroed = blocking(move || device.zero(&zeroing, &stop).map(|ground| (device, ground)));
+        let (device, ground) = zeroed.await?;
+        let target = restore::Target {
+            path: &path,
+            ground,
+        };
+        self.write(store, target, watched).await?;
         drop(device);
         Ok(())
     }
@@ -128,8 +133,7 @@ impl Opened {
         };
         self.check_size(bytes, "the file that --size asks for")?;
         let unfinished = blocking(move || file.begin(bytes, stored_bytes)).await?;
-        self.write(store, unfinished.path().to_owned(), watched)
-            .await?;
+        self.write(store, unfinished.path().into(), watched).await?;
         blocking(|| unfinished.publish()).await?;
         Ok(self.restored(path, bytes))
     }
@@ -146,12 +150,17 @@ impl Opened {
         Err(Failure::new(Code::OutOfRange, message))
     }
 
-    async fn write(&self, store: &Store, path: PathBuf, watched: &Watched) -> Result<(), Failure> {
+    async fn write(
+        &self,
+        store: &Store,
+        target: restore::Target<'_>,
+        watched: &Watched,
+    ) -> Result<(), Failure> {
         let settings = store.settings();
         let progress = &watched.progress;
         let Self { repository, backup } = self;
         let stop = &watched.stop;
-        restore::run(repository, backup, &path, &settings, progress, stop).await?;
+        restore::run(repository, backup, target, &settings, progress, stop).await?;
         Ok(())
     }
 

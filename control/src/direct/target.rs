@@ -16,11 +16,11 @@ use nix::{
     sys::statvfs::fstatvfs,
     unistd::{Whence, lseek64},
 };
-use ringback_datapath::{device, progress::Progress, stop::Stop};
+use ringback_datapath::{device, progress::Progress, restore::Ground, stop::Stop};
 use tempfile::NamedTempFile;
 use tonic::Code;
 
-use super::{content, failed, refused, users};
+use super::{content, failed, refused, thin::Thin, users};
 use crate::failure::Failure;
 
 /// Zeroed at once: between two of these a restore can be given up.
@@ -147,11 +147,18 @@ fn holds(path: &Path, found: &str) -> Failure {
 }
 
 impl DeviceTarget {
-    /// Makes all of it read as zeros, as restores need it: from here on what it held is lost.
-    /// Told to stop, it ends early.
-    pub(super) fn zero(&self, zeroing: &Progress, stop: &Stop) -> Result<(), Failure> {
+    /// Makes all of it read as zeros, as restores need it: from here on what it held is lost. What
+    /// it is like then. Told to stop, it ends early.
+    pub(super) fn zero(&self, zeroing: &Progress, stop: &Stop) -> Result<Ground, Failure> {
         zeroing.set_total(self.bytes);
-        let mut start = 0;
+        let (mut start, mut ground) = (0, Ground::Zeros);
+        if let Some(thin) = Thin::of(&self.claim) {
+            start = thin.empty(&self.claim, self.bytes, stop);
+            if start > 0 {
+                ground = thin.ground();
+            }
+        }
+        zeroing.add_done(start);
         while start < self.bytes && !stop.is_asked() {
             let step = ZERO_STEP_BYTES.min(self.bytes - start);
             device::zero_range(&self.claim, start, step)
@@ -159,7 +166,7 @@ impl DeviceTarget {
             start += step;
             zeroing.add_done(step);
         }
-        Ok(())
+        Ok(ground)
     }
 }
 

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::{
-    ASK_PATIENCE, Bytes, JOB_PATIENCE, Phase, Watched,
+    ASK_PATIENCE, Bytes, Changes, JOB_PATIENCE, Phase, Watched,
     ledger::{Kind, Ledger},
     repository,
     turns::{BackupTurn, Destination, Turns},
@@ -51,6 +51,7 @@ pub struct BackupJobs {
     groups: Arc<Groups>,
     turns: Arc<Turns>,
     ledger: Arc<Ledger>,
+    changes: Changes,
     stopping: CancellationToken,
     jobs: Mutex<HashMap<String, Arc<BackupJob>>>,
 }
@@ -63,6 +64,7 @@ pub struct BackupJob {
     credentials: SharedCredentials,
     /// What may be looked at while it runs.
     pub watched: Arc<Watched>,
+    changes: Changes,
     state: watch::Sender<State>,
 }
 
@@ -86,13 +88,14 @@ pub enum BackupState {
 }
 
 impl BackupJobs {
-    /// No jobs yet; `turns` are shared by all jobs that move data. Once `stopping` is cancelled
-    /// none are begun.
+    /// No jobs yet; `turns` are shared by all jobs that move data, `changes` are told when a snapshot
+    /// comes or goes. Once `stopping` is cancelled none are begun.
     pub fn new(
         config: &Arc<Config>,
         groups: &Arc<Groups>,
         turns: &Arc<Turns>,
         ledger: &Arc<Ledger>,
+        changes: &Changes,
         stopping: &CancellationToken,
     ) -> Self {
         Self {
@@ -100,6 +103,7 @@ impl BackupJobs {
             groups: Arc::clone(groups),
             turns: Arc::clone(turns),
             ledger: Arc::clone(ledger),
+            changes: changes.clone(),
             stopping: stopping.clone(),
             jobs: Mutex::default(),
         }
@@ -197,6 +201,7 @@ impl BackupJobs {
             store,
             located,
             watched: Watched::new(),
+            changes: self.changes.clone(),
             state: watch::Sender::new(State::Preparing),
             request,
         });
@@ -363,9 +368,11 @@ impl BackupJob {
             Prepared::Ready(work) => work,
         };
         // From here on there is a snapshot, to be removed whatever happens.
+        self.changes.tell();
         let result = self.move_data(config, &mut work).await;
         let warning = work.snapshot.warning.clone();
         let released = work.snapshot.release().await;
+        self.changes.tell();
         let mut message = result?;
         released?;
         if let Some(warning) = warning {

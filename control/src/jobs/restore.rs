@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::{
-    JOB_PATIENCE, OPEN_PATIENCE, Phase, Watched,
+    Changes, JOB_PATIENCE, OPEN_PATIENCE, Phase, Watched,
     ledger::{Kind, Ledger},
     repository,
     turns::Turns,
@@ -42,7 +42,7 @@ pub struct RestoreJobs {
     config: Arc<Config>,
     turns: Arc<Turns>,
     ledger: Arc<Ledger>,
-    on_change: watch::Sender<u64>,
+    changes: Changes,
     stopping: CancellationToken,
     jobs: Mutex<HashMap<Key, Arc<RestoreJob>>>,
 }
@@ -59,6 +59,7 @@ pub struct RestoreJob {
     credentials: SharedCredentials,
     /// What may be looked at while it runs.
     pub watched: Arc<Watched>,
+    changes: Changes,
     state: watch::Sender<State>,
 }
 
@@ -73,20 +74,20 @@ enum State {
 }
 
 impl RestoreJobs {
-    /// No jobs yet; `turns` are shared by all jobs that move data, `on_change` is told when a
-    /// volume appears. Once `stopping` is cancelled no job is begun.
+    /// No jobs yet; `turns` are shared by all jobs that move data, `changes` are told when a
+    /// volume appears, finished or not, or goes. Once `stopping` is cancelled no job is begun.
     pub fn new(
         config: &Arc<Config>,
         turns: &Arc<Turns>,
         ledger: &Arc<Ledger>,
-        on_change: &watch::Sender<u64>,
+        changes: &Changes,
         stopping: &CancellationToken,
     ) -> Self {
         Self {
             config: Arc::clone(config),
             turns: Arc::clone(turns),
             ledger: Arc::clone(ledger),
-            on_change: on_change.clone(),
+            changes: changes.clone(),
             stopping: stopping.clone(),
             jobs: Mutex::default(),
         }
@@ -182,6 +183,7 @@ impl RestoreJobs {
             class: class.clone(),
             layout,
             watched: Watched::new(),
+            changes: self.changes.clone(),
             state: watch::Sender::new(State::Opening),
         });
         jobs.insert(key, Arc::clone(&job));
@@ -200,13 +202,13 @@ impl RestoreJobs {
                 // The volume speaks for itself now.
                 self.forget(&job);
                 job.state.send_replace(State::Done(volume));
-                self.on_change.send_modify(|revision| *revision += 1);
             }
             Err(failure) => {
                 tracing::warn!(volume = name, backup = %job.source.backup, error = %failure, "restore failed");
                 job.state.send_replace(State::Failed(failure));
             }
         }
+        self.changes.tell();
         job.watched.over.cancel();
     }
 
@@ -282,6 +284,7 @@ impl RestoreJob {
             path: volume.path(),
             ground: planted::ground(volume.ground()),
         };
+        self.changes.tell();
         let filled = self.fill(config, turns, &repository, &backup, target);
         match filled.await {
             Ok(()) => Ok((&volume.publish().await?).into()),

@@ -1,4 +1,4 @@
-//! The kernel calls behind loop devices and reflinks: the one place with `unsafe` in this module.
+//! The kernel calls behind loop devices, reflinks and discards: the one place with `unsafe` in this module.
 //!
 //! Each function checks nothing and decides nothing; it makes one ioctl(2) call sound. Sources:
 //! `linux/loop.h`, `linux/fs.h`, `linux/fiemap.h`, and the kernel's `filesystems/fiemap.rst`.
@@ -119,6 +119,7 @@ mod raw {
     nix::ioctl_read_bad!(loop_get_status64, 0x4C05, LoopInfo);
     nix::ioctl_none_bad!(loop_set_capacity, 0x4C07);
     nix::ioctl_none_bad!(blkflsbuf, nix::request_code_none!(0x12, 97));
+    nix::ioctl_write_ptr_bad!(blkdiscard, nix::request_code_none!(0x12, 119), [u64; 2]);
     nix::ioctl_write_int_bad!(
         ficlone,
         nix::request_code_write!(0x94, 9, size_of::<libc::c_int>())
@@ -188,6 +189,13 @@ pub(super) fn loop_follow_size(device: &File) -> io::Result<()> {
 pub(super) fn flush_block_device(device: &File) -> io::Result<()> {
     // SAFETY: the call takes no argument; the descriptor is open.
     unsafe { raw::blkflsbuf(device.as_raw_fd()) }?;
+    Ok(())
+}
+
+/// Says that nobody needs these bytes of a block device; what it does then is its own affair.
+pub(crate) fn discard(device: &File, start: u64, bytes: u64) -> io::Result<()> {
+    // SAFETY: the call reads two numbers, which live during the call.
+    unsafe { raw::blkdiscard(device.as_raw_fd(), &[start, bytes]) }?;
     Ok(())
 }
 

@@ -23,6 +23,7 @@ pub mod lvm;
 mod ownership;
 
 pub use directory::Directory;
+pub(crate) use ioctl::discard;
 pub use loopdev::Attach;
 
 /// A place that holds volumes and gives them room.

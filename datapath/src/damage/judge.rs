@@ -132,7 +132,7 @@ pub(super) async fn verified(
 ) -> Result<Vec<Finding>, Error> {
     let (mut findings, counts) = (Vec::new(), Counts::default());
     let mut found = |finding| findings.push(finding);
-    verify::run(repository, &log, log.commits(), depth, &counts, &mut found).await?;
+    verify::run(repository, log.commits(), depth, &counts, &mut found).await?;
     Ok(findings)
 }
 

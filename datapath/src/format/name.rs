@@ -177,6 +177,9 @@ pub fn ref_set_object(id: &[u8; 16]) -> String {
     format!("refs/{}", hex::encode(id))
 }
 
+/// The highest slot.
+const SLOT_MAX: u64 = u64::MAX / 2;
+
 /// A position in the log; the first entry lies in slot 1.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(pub u64);
@@ -197,14 +200,15 @@ impl Slot {
         Self(self.0 + 1)
     }
 
-    /// The slot that the rest of an object's name below [`LOG`] or [`CHECKPOINT`] stands for.
+    /// The slot that the rest of an object's name below [`LOG`] or [`CHECKPOINT`] stands for. Higher
+    /// numbers are none, so that there is a slot behind each, whoever has made it up.
     pub fn parse(digits: &str) -> Option<Self> {
         let is_digit = |c: u8| matches!(c, b'0'..=b'9' | b'a'..=b'f');
         let canonical = digits.len() == 16 && digits.bytes().all(is_digit);
-        canonical
+        let slot = canonical
             .then(|| u64::from_str_radix(digits, 16).ok())
-            .flatten()
-            .map(Self)
+            .flatten();
+        slot.filter(|slot| *slot <= SLOT_MAX).map(Self)
     }
 }
 
@@ -263,6 +267,8 @@ mod tests {
             "00000000000000FF",
             "+0000000000000ff",
             "000000000000000g",
+            "8000000000000000",
+            "ffffffffffffffff",
         ] {
             assert_eq!(Slot::parse(odd), None, "{odd}");
         }

@@ -27,7 +27,7 @@ pub const TRAILER_BYTES: usize = 8;
 /// Offset of the first record.
 const PAYLOAD_START: u32 = 32;
 const _: () = assert!(PAYLOAD_START as usize == HEADER_BYTES);
-const END_MARK: &[u8; 4] = b"RBPF";
+pub(crate) const END_MARK: &[u8; 4] = b"RBPF";
 
 /// Where a record lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -86,7 +86,7 @@ pub(super) async fn read(
     Ok(history)
 }
 
-fn check_head(sum: &Checkpoint, slot: Slot) -> Result<(), FormatError> {
+pub(super) fn check_head(sum: &Checkpoint, slot: Slot) -> Result<(), FormatError> {
     if sum.slot != slot.0 {
         return Err(FormatError::Misplaced("it sums up to another slot"));
     }
@@ -97,7 +97,7 @@ fn check_head(sum: &Checkpoint, slot: Slot) -> Result<(), FormatError> {
 }
 
 /// The block that a name is in, if it is in any.
-fn block_of<'a>(blocks: &'a [CommitBlock], name: &str) -> &'a [CommitBlock] {
+pub(super) fn block_of<'a>(blocks: &'a [CommitBlock], name: &str) -> &'a [CommitBlock] {
     let behind = blocks.partition_point(|block| block.first_name.as_str() <= name);
     &blocks[behind.saturating_sub(1)..behind]
 }
@@ -115,7 +115,7 @@ async fn fetch<'a>(
 }
 
 /// The commits of some neighbouring blocks, sorted by name.
-fn read_commits(
+pub(super) fn read_commits(
     refs: &[CommitBlock],
     blocks: &[Bytes],
     up_to: Slot,
@@ -149,7 +149,7 @@ fn read_commits(
     Ok(commits)
 }
 
-fn names_in(blocks: &[Bytes]) -> Result<Vec<PackName>, FormatError> {
+pub(super) fn names_in(blocks: &[Bytes]) -> Result<Vec<PackName>, FormatError> {
     let tables = blocks.iter().map(|block| pack_table(block));
     Ok(tables.collect::<Result<Vec<_>, _>>()?.concat())
 }

@@ -110,7 +110,7 @@ impl Backup {
 }
 
 /// Everything about a tree's size follows from the volume's: what does not fit is damaged.
-fn check_root(root: &Root) -> Result<(ChunkSize, Tree), FormatError> {
+pub(crate) fn check_root(root: &Root) -> Result<(ChunkSize, Tree), FormatError> {
     let size =
         ChunkSize::new(root.chunk_bytes).ok_or(FormatError::Damaged("its chunk size is none"))?;
     // No file or device can be larger.

@@ -1,6 +1,6 @@
 //! Ranges of packs to records in slots, as many ranges at once as the store's throttle allows.
 
-use std::{iter, sync::Arc};
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use tokio::{sync::mpsc, task::JoinSet};
@@ -8,20 +8,19 @@ use tokio::{sync::mpsc, task::JoinSet};
 use super::{
     Restore,
     gaps::Gaps,
-    heal::Broken,
+    heal::Loss,
     plan::{Wanted, chunk_bytes, group_by_place, plan},
     verify::FetchedChunk,
 };
 use crate::{
     arena::Slot,
-    chunk::ChunkId,
     codec::Codec,
     error::Error,
     format::{name::ObjectKind, pack::Place},
     ranges::Range,
     record::{Head, Seal, StoredRecord},
     stages::Stage,
-    store::{Download, StoreError},
+    store::Download,
     tasks::joined,
 };
 
@@ -41,6 +40,7 @@ impl Restore {
                 gaps.zero_up_to(&batch).await?;
             }
             for range in plan(&batch) {
+                self.heal_if_many().await?;
                 let permit = self.repository.store().throttle().acquire().await;
                 let (this, fetched) = (Arc::clone(self), fetched.clone());
                 fetching.spawn(async move {
@@ -70,21 +70,19 @@ impl Restore {
         let object = range.pack.object(ObjectKind::DataPack);
         let store = self.repository.store();
         let opened = store.get_range(&object, range.start, range.end).await;
-        let mut records = group_by_place(range.records).into_iter();
-        let mut stream = match opened {
-            Ok(download) => RecordStream::new(download, range.start),
-            Err(error) => return self.give_up(records, error.into()),
+        let mut groups = group_by_place(range.records).into_iter();
+        let download = match opened {
+            Ok(download) => download,
+            Err(error) => return self.lose_all(groups, error.into()),
         };
+        let mut stream = RecordStream::new(download, range.start);
         let key = self.repository.pack_key(ObjectKind::DataPack, range.pack);
-        while let Some((place, wanted)) = records.next() {
-            let len = match chunk_bytes(&self.backup, self.repository.shape(), &place, &wanted) {
+        while let Some((place, wanted)) = groups.next() {
+            let shape = self.repository.shape();
+            let len = match chunk_bytes(&self.backup, shape, &place, &wanted) {
                 Ok(len) => len,
-                Err(error) => {
-                    self.broken.note(Broken {
-                        wanted,
-                        place,
-                        error,
-                    })?;
+                Err(flaw) => {
+                    self.lose(place, wanted, &Loss::of(flaw));
                     continue;
                 }
             };
@@ -94,9 +92,9 @@ impl Restore {
             let seal = Seal::of(key.as_ref(), &place, &wanted[0].id.0);
             let record = match stream.read_record(&place, slot, seal).await {
                 Ok(record) => record,
-                // The rest of the range does not come any more.
                 Err(error) => {
-                    return self.give_up(iter::once((place, wanted)).chain(records), error);
+                    let rest = std::iter::once((place, wanted)).chain(groups);
+                    return self.lose_all(rest, error);
                 }
             };
             let chunk = FetchedChunk {
@@ -113,33 +111,61 @@ impl Restore {
         Ok(())
     }
 
-    /// Fetches a record by itself.
-    pub(super) async fn fetch_record(
+    /// Fetches one record by itself; what is wrong if that cannot be.
+    pub(super) async fn fetch_one(
         &self,
         place: &Place,
-        id: &ChunkId,
-        slot: Slot,
-    ) -> Result<StoredRecord, Error> {
+        wanted: Wanted,
+    ) -> Result<Result<FetchedChunk, Loss>, Error> {
+        let len = match chunk_bytes(&self.backup, self.repository.shape(), place, &[wanted]) {
+            Ok(len) => len,
+            Err(flaw) => return Ok(Err(Loss::of(flaw))),
+        };
+        let slot = self.arena.acquire().await;
         let key = self.repository.pack_key(ObjectKind::DataPack, place.pack);
+        let seal = Seal::of(key.as_ref(), place, &wanted.id.0);
+        match self.fetch_record(place, slot, seal).await {
+            Ok(record) => Ok(Ok(FetchedChunk {
+                record,
+                place: *place,
+                len,
+                wanted: vec![wanted],
+            })),
+            Err(error) => Loss::in_store(error).map(Err),
+        }
+    }
+
+    /// Fetches a record once more, into the slot it was in.
+    pub(super) async fn fetch_again(
+        &self,
+        record: StoredRecord,
+        place: &Place,
+    ) -> Result<StoredRecord, Error> {
+        let object = place.pack.object(ObjectKind::DataPack);
+        tracing::warn!(
+            object,
+            offset = place.offset,
+            "a chunk came in damaged; fetching it again"
+        );
+        let seal = match record.head {
+            Head::Plain(_) => None,
+            Head::Sealed(seal) => Some(*seal),
+        };
+        self.fetch_record(place, record.slot, seal).await
+    }
+
+    async fn fetch_record(
+        &self,
+        place: &Place,
+        slot: Slot,
+        seal: Option<Seal>,
+    ) -> Result<StoredRecord, Error> {
         let object = place.pack.object(ObjectKind::DataPack);
         let start = u64::from(place.offset);
         let store = self.repository.store();
         let download = store.get_range(&object, start, place.end()).await?;
-        let seal = Seal::of(key.as_ref(), place, &id.0);
         let mut stream = RecordStream::new(download, start);
         stream.read_record(place, slot, seal).await
-    }
-}
-
-/// What is wrong with an object that this error tells of; `None`: it tells of something else.
-pub(super) fn objection(error: &Error) -> Option<String> {
-    match error {
-        Error::Store(StoreError::NotFound { .. }) => Some("is missing".to_owned()),
-        Error::Store(StoreError::TooShort { .. }) => Some("is cut off".to_owned()),
-        Error::Store(StoreError::Unreadable { reason, .. }) => {
-            Some(format!("cannot be read: {reason}"))
-        }
-        _ => None,
     }
 }
 

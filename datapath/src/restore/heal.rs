@@ -1,171 +1,211 @@
-//! Chunks that are damaged where the backup's tree has them, taken from where else they lie.
+//! Chunks that are damaged where the backup's tree names them: other copies, and how they are come
+//! by.
 //!
-//! A later backup that meets data which was found damaged stores it again. So what cannot be read in
-//! its place is noted while all else is restored, and then looked for: one reading of the index
-//! segments tells every other place of these chunks. What is found is checked as any other chunk.
+//! Equal data of another volume may have been stored twice, and a backup stores what lies in a
+//! marked pack again. The index segments know. They are read only when something is damaged, for
+//! many chunks at a time; a copy is checked as any chunk is.
 
 use std::{
-    collections::{HashMap, HashSet},
-    sync::{Mutex, PoisonError},
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{
-    Restore,
-    fetch::objection,
-    plan::{Wanted, chunk_bytes},
-    verify::{FetchedChunk, Verified},
-};
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::{Restore, plan::Wanted};
 use crate::{
-    chunk::ChunkId,
-    error::{Error, ErrorKind},
-    format::{name::PackName, pack::Place},
-    index::{fetch_segment, places_in},
+    error::Error,
+    format::{
+        name::{ObjectKind, PackName},
+        pack::Place,
+    },
+    index::places_of,
     log::Log,
-    repository::Repository,
+    record::Flaw,
+    store::StoreError,
 };
 
-/// Broken chunks that are remembered: 100 MiB of them. With more, there is little left to heal.
-const BROKEN_MAX: usize = 1 << 20;
+/// Chunks healed side by side.
+const AT_ONCE: usize = 8;
+/// The first damage is looked into at once, for a restore that cannot succeed shall not take long;
+/// the more there is, the more of it is looked for with one reading of the index.
+const MANY_FIRST: usize = 1;
+const MANY_FACTOR: usize = 16;
 
-/// A chunk that cannot be read where the tree has it, and why.
-pub(super) struct Broken {
-    pub(super) wanted: Vec<Wanted>,
-    pub(super) place: Place,
-    pub(super) error: Error,
+/// What keeps a chunk from being read at a place.
+pub(super) struct Loss {
+    reason: Arc<str>,
+    /// Whether it may be there all the same, when it is asked for by itself.
+    worth_another_look: bool,
 }
 
-/// Those of one restore.
-#[derive(Default)]
-pub(super) struct BrokenChunks(Mutex<Vec<Broken>>);
+/// A chunk that is wanted and could not be read where the tree says.
+struct Lost {
+    wanted: Wanted,
+    place: Place,
+    reason: Arc<str>,
+    worth_another_look: bool,
+}
 
-/// Places of chunks, the likeliest to be whole first.
-type Places = HashMap<ChunkId, Vec<Place>>;
+/// Chunks that are still to be healed.
+pub(super) struct Losses {
+    inner: Mutex<Inner>,
+    /// So many at most, beside those that are under way.
+    max: usize,
+}
 
-impl BrokenChunks {
-    /// Remembers one; what is not damage, or is too much of it, ends the restore.
-    pub(super) fn note(&self, broken: Broken) -> Result<(), Error> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if broken.error.kind() != ErrorKind::Damaged || all.len() == BROKEN_MAX {
-            return Err(broken.error);
+struct Inner {
+    lost: Vec<Lost>,
+    /// When there are so many, they are many.
+    many: usize,
+}
+
+impl Loss {
+    /// A record that is there, and is not the chunk.
+    pub(super) fn of(flaw: Flaw) -> Self {
+        Self {
+            reason: flaw.to_string().into(),
+            worth_another_look: false,
         }
-        all.push(broken);
-        Ok(())
     }
 
-    fn take(&self) -> Vec<Broken> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Takes damage to a pack out of the errors of its store.
+    pub(super) fn in_store(error: Error) -> Result<Self, Error> {
+        let (reason, worth_another_look) = match error {
+            Error::Store(StoreError::NotFound { .. }) => ("is missing".into(), false),
+            Error::Store(StoreError::TooShort { .. }) => ("is cut off".into(), true),
+            Error::Store(StoreError::Unreadable { reason, .. }) => {
+                (format!("cannot be read: {reason}").into(), true)
+            }
+            other => return Err(other),
+        };
+        Ok(Self {
+            reason,
+            worth_another_look,
+        })
+    }
+}
+
+impl Losses {
+    /// None yet; a reading of the index for many of them keeps about so many bytes of it.
+    pub(super) fn within(index_bytes: usize) -> Self {
+        let inner = Inner {
+            lost: Vec::new(),
+            many: MANY_FIRST,
+        };
+        Self {
+            inner: Mutex::new(inner),
+            // What is lost, its id once more, and two places.
+            max: (index_bytes / (2 * size_of::<Lost>() + 4 * size_of::<Place>())).max(1),
+        }
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
+        work(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn push(&self, lost: Lost) {
+        self.with(|inner| inner.lost.push(lost));
+    }
+
+    fn take(&self) -> Vec<Lost> {
+        self.with(|inner| std::mem::take(&mut inner.lost))
+    }
+
+    fn take_if_many(&self) -> Vec<Lost> {
+        self.with(|inner| {
+            if inner.lost.len() < inner.many {
+                return Vec::new();
+            }
+            inner.many = inner.many.saturating_mul(MANY_FACTOR).min(self.max);
+            std::mem::take(&mut inner.lost)
+        })
     }
 }
 
 impl Restore {
-    /// Remembers that nothing of these can be read, for a reason that is damage.
-    pub(super) fn give_up(
-        &self,
-        records: impl IntoIterator<Item = (Place, Vec<Wanted>)>,
-        error: Error,
-    ) -> Result<(), Error> {
-        let Some(reason) = objection(&error) else {
-            return Err(error);
-        };
-        for (place, wanted) in records {
-            let error = self.backup.damaged(&wanted[0], &place, &reason);
-            self.broken.note(Broken {
+    /// Notes that a chunk cannot be read at its place.
+    pub(super) fn lose(&self, place: Place, wanted: Vec<Wanted>, loss: &Loss) {
+        // What is wanted in several places need not be the same chunk, in a tree that is damaged.
+        let worth_another_look = loss.worth_another_look || wanted.len() > 1;
+        for wanted in wanted {
+            self.lost.push(Lost {
                 wanted,
                 place,
-                error,
-            })?;
+                reason: Arc::clone(&loss.reason),
+                worth_another_look,
+            });
         }
+    }
+
+    /// Notes it of all these, if the store's error is damage to their pack.
+    pub(super) fn lose_all(
+        &self,
+        groups: impl Iterator<Item = (Place, Vec<Wanted>)>,
+        error: Error,
+    ) -> Result<(), Error> {
+        let loss = Loss::in_store(error)?;
+        groups.for_each(|(place, wanted)| self.lose(place, wanted, &loss));
         Ok(())
     }
 
-    /// Restores what was broken from other places; the first chunk that is whole nowhere is the
-    /// error.
+    /// Heals what was lost so far, if it is worth the while.
+    pub(super) async fn heal_if_many(&self) -> Result<(), Error> {
+        self.heal_all(self.lost.take_if_many()).await
+    }
+
+    /// Heals what was lost so far.
     pub(super) async fn heal(&self) -> Result<(), Error> {
-        let broken = self.broken.take();
-        if broken.is_empty() {
+        self.heal_all(self.lost.take()).await
+    }
+
+    async fn heal_all(&self, mut lost: Vec<Lost>) -> Result<(), Error> {
+        if lost.is_empty() {
             return Ok(());
         }
-        let ids = broken.iter().map(|it| it.wanted[0].id).collect();
-        let places = places_of(&self.repository, &ids).await?;
-        for it in broken {
-            self.heal_one(it, &places).await?;
+        lost.sort_by_key(|it| it.wanted.index);
+        let log = Log::replay(&self.repository).await?;
+        let chunks = lost.iter().map(|it| it.wanted.id).collect();
+        let places = &places_of(&self.repository, &log, &chunks).await?;
+        let mut healed: BTreeMap<(PackName, PackName), u64> = BTreeMap::new();
+        let mut healing = stream::iter(lost)
+            .map(|lost| async move {
+                let others = places.get(&lost.wanted.id).map_or(&[][..], Vec::as_slice);
+                self.heal_one(&lost, others).await
+            })
+            .buffered(AT_ONCE);
+        while let Some(packs) = healing.try_next().await? {
+            *healed.entry(packs).or_default() += 1;
+        }
+        for ((damaged, other), chunks) in healed {
+            if damaged != other {
+                tracing::warn!(
+                    damaged = damaged.object(ObjectKind::DataPack),
+                    copies_in = other.object(ObjectKind::DataPack),
+                    chunks,
+                    "chunks that are damaged were restored from other copies"
+                );
+            }
         }
         Ok(())
     }
 
-    async fn heal_one(&self, broken: Broken, places: &Places) -> Result<(), Error> {
-        let Broken {
-            wanted,
-            place,
-            error,
-        } = broken;
-        let others = places.get(&wanted[0].id).into_iter().flatten();
-        // A range that broke off has said nothing of what lies behind in its pack.
-        for candidate in std::iter::once(&place).chain(others.filter(|other| **other != place)) {
-            if self.restore_from(candidate, &wanted).await? {
-                if *candidate != place {
-                    tracing::warn!(%error, healed_from = ?candidate.pack, "a chunk is whole elsewhere");
-                }
-                return Ok(());
+    /// Writes a chunk from the first place where it is whole; the pack where it should be, and that
+    /// where it was.
+    async fn heal_one(&self, lost: &Lost, others: &[Place]) -> Result<(PackName, PackName), Error> {
+        let own = lost.worth_another_look.then_some(&lost.place);
+        let others = others.iter().filter(|place| **place != lost.place);
+        for place in own.into_iter().chain(others) {
+            let Ok(fetched) = self.fetch_one(place, lost.wanted).await? else {
+                continue;
+            };
+            if let Ok(verified) = self.check(fetched).await? {
+                self.write(verified).await?;
+                return Ok((lost.place.pack, place.pack));
             }
         }
-        Err(error)
+        Err(self
+            .backup
+            .damaged(&lost.wanted, &lost.place, &*lost.reason))
     }
-
-    /// Whether the chunk is whole in this place; then it is written.
-    async fn restore_from(&self, place: &Place, wanted: &[Wanted]) -> Result<bool, Error> {
-        let Ok(len) = chunk_bytes(&self.backup, self.repository.shape(), place, wanted) else {
-            return Ok(false);
-        };
-        let slot = self.arena.acquire().await;
-        let record = match self.fetch_record(place, &wanted[0].id, slot).await {
-            Ok(record) => record,
-            Err(error) if objection(&error).is_some() => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        let chunk = FetchedChunk {
-            record,
-            place: *place,
-            len,
-            wanted: wanted.to_vec(),
-        };
-        match self.check(chunk).await? {
-            Verified::Whole(chunk) => self.write(chunk).await.map(|()| true),
-            Verified::Broken(_) => Ok(false),
-        }
-    }
-}
-
-/// Where the live index segments have these chunks, those in marked packs last.
-async fn places_of(repository: &Repository, ids: &HashSet<ChunkId>) -> Result<Places, Error> {
-    let log = Log::replay(repository).await?;
-    let mut places = Places::new();
-    for &name in log.segments().iter().rev() {
-        match add_segment(repository, name, ids, &mut places).await {
-            Err(error) if error.kind() == ErrorKind::Damaged => {
-                tracing::warn!(%error, "looking for whole chunks without an index segment");
-            }
-            added => added?,
-        }
-    }
-    for each in places.values_mut() {
-        each.sort_by_key(|place| log.marked().contains(&place.pack));
-    }
-    Ok(places)
-}
-
-async fn add_segment(
-    repository: &Repository,
-    name: PackName,
-    ids: &HashSet<ChunkId>,
-    places: &mut Places,
-) -> Result<(), Error> {
-    let (object, segment) = fetch_segment(repository, name).await?;
-    for pack in &segment.packs {
-        let found = places_in(pack).map_err(|source| repository.refuse(&object, source))?;
-        for (id, place) in found.filter(|(id, _)| ids.contains(id)) {
-            places.entry(id).or_default().push(place);
-        }
-    }
-    Ok(())
 }

@@ -1,7 +1,8 @@
 //! A restore: from a commit to a volume that holds the same bytes.
 //!
 //! [`Backup`] (root) -> plan (ranges of packs) -> fetch (records in slots) -> verify (open, check
-//! the id) -> write. What is damaged is looked for elsewhere in the end ([`heal`]).
+//! the id) -> write. What is damaged at the place that the tree names is looked for elsewhere
+//! (heal).
 //!
 //! Ordering rule: no byte reaches the volume before its chunk's hash was checked; zeros alone need
 //! none.
@@ -19,8 +20,10 @@ use std::{path::Path, sync::Arc};
 use futures::{Stream, StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::backup::check_root;
 pub use self::{backup::Backup, gaps::Ground};
-use self::{gaps::Gaps, heal::BrokenChunks, verify::FetchedChunk};
+use self::{gaps::Gaps, heal::Losses, verify::FetchedChunk};
 use crate::{
     arena::Arena,
     codec::Decompressor,
@@ -97,8 +100,8 @@ pub async fn run(
         queue,
         whole_blocks_bytes,
         ground,
-        broken: BrokenChunks::default(),
         progress: Arc::clone(progress),
+        lost: Losses::within(settings.index_bytes),
     });
     let restored = stop
         .unless_asked(restore.fetch_and_write(settings.queue_depth, gaps))
@@ -124,9 +127,8 @@ struct Restore {
     /// See [`Device::whole_blocks_bytes`].
     whole_blocks_bytes: u64,
     ground: Ground,
-    /// What cannot be read in its place.
-    broken: BrokenChunks,
     progress: Arc<Progress>,
+    lost: Losses,
 }
 
 impl Restore {
@@ -137,7 +139,6 @@ impl Restore {
     ) -> Result<(), Error> {
         let (fetched, chunks) = mpsc::channel(depth);
         tokio::try_join!(self.fetch_all(fetched, gaps), self.write_all(chunks, depth))?;
-        self.heal().await?;
         let _inside = self.progress.enter(Stage::Flush);
         self.queue.flush().await.map_err(|source| Error::System {
             what: "flush the volume",
@@ -145,7 +146,8 @@ impl Restore {
         })
     }
 
-    /// Verifies and writes what comes in, until nothing comes any more.
+    /// Verifies and writes what comes in, until nothing comes any more; then what was damaged, from
+    /// elsewhere.
     async fn write_all(
         self: &Arc<Self>,
         chunks: mpsc::Receiver<FetchedChunk>,
@@ -158,7 +160,8 @@ impl Restore {
             .map_ok(|chunk| self.write(chunk))
             .try_buffer_unordered(depth)
             .try_collect::<()>()
-            .await
+            .await?;
+        self.heal().await
     }
 }
 

@@ -4,7 +4,6 @@
 use super::Backup;
 use crate::{
     chunk::{ChunkId, ChunkIndex},
-    error::Error,
     format::pack::Place,
     ranges::{Limits, Range, coalesce},
     record::{Flaw, Shape},
@@ -53,17 +52,14 @@ pub(super) fn chunk_bytes(
     shape: Shape,
     place: &Place,
     wanted: &[Wanted],
-) -> Result<usize, Error> {
+) -> Result<usize, Flaw> {
     let (size, volume_bytes) = (backup.chunk_size(), backup.volume_bytes());
     let len_of = |wanted: &Wanted| size.len_of(wanted.index, volume_bytes);
     let chunk_bytes = len_of(&wanted[0]);
     let is_possible =
         chunk_bytes > 0 && place.stored_bytes as usize <= shape.record_bytes_max(chunk_bytes);
-    match wanted
-        .iter()
-        .find(|it| !is_possible || len_of(it) != chunk_bytes)
-    {
-        Some(odd) => Err(backup.damaged(odd, place, &Flaw::Length)),
-        None => Ok(chunk_bytes),
-    }
+    let are_equal = wanted.iter().all(|it| len_of(it) == chunk_bytes);
+    (is_possible && are_equal)
+        .then_some(chunk_bytes)
+        .ok_or(Flaw::Length)
 }

@@ -1,11 +1,11 @@
 //! From bytes that came from a store to chunks that may be written.
 
-use super::{Restore, fetch::objection, heal::Broken, plan::Wanted};
+use super::{Restore, heal::Loss, plan::Wanted};
 use crate::{
     arena::Slot,
     crypt::Hashing,
     error::Error,
-    format::{name::ObjectKind, pack::Place},
+    format::pack::Place,
     record::{Flaw, StoredRecord},
     repository::FETCH_TRIES,
     stages::Stage,
@@ -47,77 +47,43 @@ impl FetchedChunk {
     }
 }
 
-/// What came of a chunk.
-pub(super) enum Verified {
-    /// It may be written.
-    Whole(VerifiedChunk),
-    /// It is damaged in this place.
-    Broken(Broken),
-}
-
 impl Restore {
-    /// A chunk that may be written; one that is damaged is left for later.
+    /// A chunk that does not match is no error yet: it may lie elsewhere, too.
     pub(super) async fn verify(&self, chunk: FetchedChunk) -> Result<Option<VerifiedChunk>, Error> {
+        let (place, wanted) = (chunk.place, chunk.wanted.clone());
         match self.check(chunk).await? {
-            Verified::Whole(chunk) => Ok(Some(chunk)),
-            Verified::Broken(broken) => self.broken.note(broken).map(|()| None),
+            Ok(verified) => Ok(Some(verified)),
+            Err(loss) => {
+                self.lose(place, wanted, &loss);
+                Ok(None)
+            }
         }
     }
 
     /// Fetches a chunk that does not match again before it calls it damaged.
-    pub(super) async fn check(&self, mut chunk: FetchedChunk) -> Result<Verified, Error> {
+    pub(super) async fn check(
+        &self,
+        mut chunk: FetchedChunk,
+    ) -> Result<Result<VerifiedChunk, Loss>, Error> {
         for tries in 1.. {
             let hashing = self.repository.hashing();
             let inside = self.progress.enter(Stage::Verify);
             let verified = blocking(move || (chunk.verify(&hashing), inside).0);
-            let (mismatch, flaw) = match verified.await? {
-                Ok(verified) => return Ok(Verified::Whole(verified)),
-                Err(found) => found,
-            };
-            let FetchedChunk {
-                record,
-                place,
-                len,
-                wanted,
-            } = mismatch;
-            let again = match tries {
-                FETCH_TRIES => Err(flaw.to_string()),
-                _ => self.fetch_again(record.slot, &place, &wanted[0]).await?,
-            };
-            match again {
-                Ok(record) => {
-                    chunk = FetchedChunk {
-                        record,
-                        place,
-                        len,
-                        wanted,
-                    };
+            let flaw = match verified.await? {
+                Ok(verified) => return Ok(Ok(verified)),
+                Err((mismatch, flaw)) => {
+                    chunk = mismatch;
+                    flaw
                 }
-                Err(reason) => {
-                    let error = self.backup.damaged(&wanted[0], &place, &reason);
-                    return Ok(Verified::Broken(Broken {
-                        wanted,
-                        place,
-                        error,
-                    }));
-                }
+            };
+            if tries == FETCH_TRIES {
+                return Ok(Err(Loss::of(flaw)));
             }
+            chunk.record = match self.fetch_again(chunk.record, &chunk.place).await {
+                Ok(record) => record,
+                Err(error) => return Loss::in_store(error).map(Err),
+            };
         }
         unreachable!("the last try returns")
-    }
-
-    /// Fetches a record once more, into the slot it was in; or what is wrong with its object.
-    async fn fetch_again(
-        &self,
-        slot: Slot,
-        place: &Place,
-        wanted: &Wanted,
-    ) -> Result<Result<StoredRecord, String>, Error> {
-        let (object, offset) = (place.pack.object(ObjectKind::DataPack), place.offset);
-        tracing::warn!(object, offset, "a chunk came in damaged; fetching it again");
-        match self.fetch_record(place, &wanted.id, slot).await {
-            Ok(record) => Ok(Ok(record)),
-            Err(error) => objection(&error).map(Err).ok_or(error),
-        }
     }
 }

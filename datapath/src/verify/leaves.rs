@@ -10,18 +10,19 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
     Counts, Damage, Finding, add,
-    elsewhere::Elsewhere,
+    copies::Copies,
     packs::Packs,
     survey::{children, fetch_each, fetch_inner, parents_of_leaves, span},
 };
 use crate::{
-    chunk::ChunkIndex,
+    chunk::{ChunkId, ChunkIndex},
     error::Error,
     format::{
         name::{ObjectKind, PackName},
+        pack::Place,
         tree::{Entry, LEAF_CHUNKS, Leaf, NodeRef},
     },
-    log::Committed,
+    log::{Committed, Log},
     record::Flaw,
     repository::Repository,
     restore::Backup,
@@ -31,6 +32,8 @@ use crate::{
 const AHEAD: usize = 2;
 /// Leaves whose packs are looked at together.
 const TOGETHER: usize = 16;
+/// Damaged chunks for which other copies are looked for together, give or take some leaves' worth.
+const WAITING_MAX: usize = 64 << 10;
 /// Leaves that are remembered as well, so that backups which share them need not follow them
 /// again: 64 MiB, for 256 TiB of 256 KiB chunks. Those beyond are followed again.
 const REMEMBERED_MAX: usize = 2 << 20;
@@ -39,8 +42,8 @@ const REMEMBERED_MAX: usize = 2 << 20;
 pub(super) struct LeafCheck<'a> {
     repository: &'a Repository,
     packs: Packs<'a>,
-    elsewhere: Elsewhere<'a>,
     counts: &'a Counts,
+    copies: Copies<'a>,
     well: Well,
     /// Packs that a finding of some backup names.
     told: HashSet<PackName>,
@@ -56,15 +59,15 @@ type Batch = Vec<(u64, NodeRef, Result<Bytes, Damage>)>;
 impl<'a> LeafCheck<'a> {
     pub(super) fn new(
         repository: &'a Repository,
+        log: &'a Log,
         packs: Packs<'a>,
-        elsewhere: Elsewhere<'a>,
         counts: &'a Counts,
     ) -> Self {
         Self {
             repository,
             packs,
-            elsewhere,
             counts,
+            copies: Copies::new(repository, log),
             well: Well::default(),
             told: HashSet::new(),
         }
@@ -86,7 +89,7 @@ impl<'a> LeafCheck<'a> {
         let mut findings = Joined::new(committed, found);
         let (parents, lost) = parents_of_leaves(repository, backup).await?;
         for part in lost {
-            findings.add(part.damage, part.bytes);
+            findings.add(part.damage, part.bytes, None);
         }
         let are_leaves = backup.tree().height == 0;
         let well = &Arc::clone(&self.well);
@@ -95,12 +98,16 @@ impl<'a> LeafCheck<'a> {
             .buffered(AHEAD);
         while let Some((lost, batch)) = batches.try_next().await? {
             if let Some((damage, bytes)) = lost {
-                findings.add(damage, bytes);
+                findings.add(damage, bytes, None);
             }
             for leaves in batch.chunks(TOGETHER) {
                 self.check(backup, leaves, &mut findings).await?;
+                if findings.waiting.len() >= WAITING_MAX {
+                    findings.settle(&mut self.copies).await?;
+                }
             }
         }
+        findings.settle(&mut self.copies).await?;
         findings.end();
         Ok(())
     }
@@ -131,7 +138,9 @@ impl<'a> LeafCheck<'a> {
                     }
                 }
                 Ok(_) => {}
-                Err(damage) => findings.add(damage, span(self.repository, backup, 0, index)),
+                Err(damage) => {
+                    findings.add(damage, span(self.repository, backup, 0, index), None);
+                }
             }
         }
         Ok(())
@@ -151,9 +160,8 @@ impl<'a> LeafCheck<'a> {
                 is_well = false;
                 self.told.insert(entry.place.pack);
                 let object = entry.place.pack.object(ObjectKind::DataPack);
-                let is_healed = self.elsewhere.has(&self.packs, &entry.id).await?;
-                let damage = Damage { object, reason };
-                findings.add_chunk(damage, self.bytes_of(backup, index, entry), is_healed);
+                let bytes = self.bytes_of(backup, index, entry);
+                findings.add(Damage { object, reason }, bytes, Some(entry));
             }
         }
         Ok(is_well)
@@ -240,51 +248,73 @@ async fn fetch_batch(
 struct Joined<'a> {
     committed: &'a Committed,
     found: &'a mut (dyn FnMut(Finding) + Send),
-    last: Option<Part>,
+    /// Those that other copies are still to be looked for.
+    waiting: Vec<Part>,
+    last: Option<Finding>,
 }
 
-/// Bytes that suffer from one damage, and whether they are whole elsewhere.
-type Part = (Damage, std::ops::Range<u64>, bool);
+/// Damage, and the bytes that suffer.
+struct Part {
+    damage: Damage,
+    bytes: std::ops::Range<u64>,
+    /// The chunk and its place, if it is one alone.
+    chunk: Option<(ChunkId, Place)>,
+}
 
 impl<'a> Joined<'a> {
     fn new(committed: &'a Committed, found: &'a mut (dyn FnMut(Finding) + Send)) -> Self {
         Self {
             committed,
             found,
+            waiting: Vec::new(),
             last: None,
         }
     }
 
-    fn add(&mut self, damage: Damage, bytes: std::ops::Range<u64>) {
-        self.add_chunk(damage, bytes, false);
+    fn add(&mut self, damage: Damage, bytes: std::ops::Range<u64>, chunk: Option<&Entry>) {
+        self.waiting.push(Part {
+            damage,
+            bytes,
+            chunk: chunk.map(|entry| (entry.id, entry.place)),
+        });
     }
 
-    fn add_chunk(&mut self, damage: Damage, bytes: std::ops::Range<u64>, is_healed: bool) {
-        match &mut self.last {
-            Some((last, joined, healed))
-                if *last == damage && joined.end == bytes.start && *healed == is_healed =>
-            {
-                joined.end = bytes.end;
-            }
-            last => {
-                let before = last.replace((damage, bytes, is_healed));
-                self.tell(before);
-            }
+    /// Looks for other copies, and joins what is known now.
+    async fn settle(&mut self, copies: &mut Copies<'_>) -> Result<(), Error> {
+        let waiting = std::mem::take(&mut self.waiting);
+        copies
+            .look_for(waiting.iter().filter_map(|part| part.chunk))
+            .await?;
+        for part in waiting {
+            let (bytes, chunk) = (part.bytes, part.chunk);
+            // What lies behind the volume's end is no bytes of it, and no copy makes it right.
+            let other = chunk
+                .filter(|_| !bytes.is_empty())
+                .and_then(|(id, _)| copies.of(&id));
+            self.join(Finding {
+                healed_by: other.map(|pack| pack.object(ObjectKind::DataPack)),
+                pack: chunk.map(|(_, place)| place.pack),
+                ..part.damage.finding(self.committed, Some(bytes))
+            });
+        }
+        Ok(())
+    }
+
+    fn join(&mut self, finding: Finding) {
+        if let (Some(last), Some(bytes)) = (&mut self.last, &finding.bytes)
+            && last.bytes.as_ref().is_some_and(|it| it.end == bytes.start)
+            && (&last.object, &last.reason, &last.healed_by)
+                == (&finding.object, &finding.reason, &finding.healed_by)
+        {
+            last.bytes.as_mut().expect("it has some").end = bytes.end;
+        } else if let Some(before) = self.last.replace(finding) {
+            (self.found)(before);
         }
     }
 
     fn end(mut self) {
-        let last = self.last.take();
-        self.tell(last);
-    }
-
-    fn tell(&mut self, part: Option<Part>) {
-        if let Some((damage, bytes, is_healed)) = part {
-            let finding = damage.finding(self.committed, Some(bytes));
-            (self.found)(Finding {
-                is_healed,
-                ..finding
-            });
+        if let Some(last) = self.last.take() {
+            (self.found)(last);
         }
     }
 }

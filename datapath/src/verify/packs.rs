@@ -31,7 +31,7 @@ const CACHE_BYTES: usize = 64 << 20;
 /// Packs looked at side by side; the store's throttle limits those that are read.
 const LOOKS: usize = 16;
 /// A footer or a chunk that is damaged is fetched so often: bits flip on the way, too.
-pub(super) const TRIES: usize = 3;
+const TRIES: usize = 3;
 
 /// What is known of the packs.
 pub(super) struct Packs<'a> {
@@ -186,38 +186,28 @@ impl<'a> Packs<'a> {
         }
     }
 
-    /// Data packs with anything wrong.
-    pub(super) fn odd_ones(&self) -> BTreeSet<PackName> {
-        self.missing
-            .iter()
-            .chain(self.damaged.keys())
-            .copied()
-            .collect()
-    }
-
     /// Damage that costs no backup a byte: to footers, and to chunks that no backup names.
     pub(super) fn rest(self, told: &HashSet<PackName>) -> Vec<Finding> {
         let chunks = self.damaged.into_iter().flat_map(|(pack, damaged)| {
-            let object = pack.object(ObjectKind::DataPack);
             let is_told = told.contains(&pack);
             damaged
                 .into_iter()
                 .filter(move |_| !is_told)
-                .map(move |(ordinal, reason)| {
-                    (object.clone(), format!("{reason} (record {ordinal})"))
-                })
+                .map(move |(ordinal, reason)| (pack, format!("{reason} (record {ordinal})")))
         });
         let missing = self.missing.into_iter();
         let missing = missing
             .filter(|pack| !told.contains(pack))
-            .map(|pack| (pack.object(ObjectKind::DataPack), "is missing".to_owned()));
-        let mut rest: Vec<Finding> = self
-            .odd
-            .into_iter()
-            .chain(missing)
-            .chain(chunks)
-            .map(|(object, reason)| Damage { object, reason }.of_nobody())
-            .collect();
+            .map(|pack| (pack, "is missing".to_owned()));
+        let of_chunks = missing.chain(chunks).map(|(pack, reason)| Finding {
+            object: pack.object(ObjectKind::DataPack),
+            reason,
+            pack: Some(pack),
+            ..Finding::default()
+        });
+        let odd = self.odd.into_iter();
+        let odd = odd.map(|(object, reason)| Damage { object, reason }.nobodys());
+        let mut rest: Vec<Finding> = odd.chain(of_chunks).collect();
         rest.sort_by(|a, b| (&a.object, &a.reason).cmp(&(&b.object, &b.reason)));
         rest
     }
@@ -368,8 +358,22 @@ async fn skip(
     Ok(())
 }
 
+/// Whether the chunk is whole at this place.
+pub(super) async fn is_whole(
+    repository: &Repository,
+    place: &Place,
+    id: &ChunkId,
+) -> Result<bool, Error> {
+    let chunk_bytes = repository.chunk_size().buffer_bytes();
+    if place.stored_bytes as usize > repository.shape().record_bytes_max(chunk_bytes) {
+        return Ok(false);
+    }
+    let objection = read_again(repository, place, id, TRIES).await?;
+    Ok(objection.is_none())
+}
+
 /// Fetches a chunk by itself, again when it does not match; what is wrong with it.
-pub(super) async fn read_again(
+async fn read_again(
     repository: &Repository,
     place: &Place,
     id: &ChunkId,

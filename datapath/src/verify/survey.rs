@@ -1,22 +1,25 @@
 //! One backup by itself: everything but its leaves and its chunks.
 
+use std::collections::HashSet;
+
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{Damage, Finding};
 use crate::{
     error::Error,
     format::{
-        name::{ObjectKind, ref_set_object},
+        name::{ObjectKind, PackName, pack_table, ref_set_object},
         tree::{INNER_CHILDREN, InnerNode, LEAF_CHUNKS, Leaf, NodeRef},
     },
-    log::Committed,
+    index::fetch_segment,
+    log::{Committed, Log},
     refs::{Packs, StoredSet},
     repository::Repository,
     restore::Backup,
     tree::fetch_nodes,
 };
 
-/// Nodes fetched at once.
+/// Nodes, or segments, fetched at once.
 const FETCHES: usize = 4;
 
 /// What a look at one backup brought.
@@ -31,9 +34,11 @@ pub(super) struct Survey {
 /// Looks at everything of a backup but its leaves.
 pub(super) async fn survey(
     repository: &Repository,
+    log: &Log,
     committed: &Committed,
 ) -> Result<Survey, Error> {
     let mut findings = Vec::new();
+    check_segments(repository, log, committed, &mut findings).await?;
     let named = named_packs(repository, committed, &mut findings).await?;
     let backup = match Backup::read(repository, committed).await {
         Ok(backup) => backup,
@@ -64,6 +69,69 @@ pub(super) async fn survey(
         backup: Some(backup),
         packs,
     })
+}
+
+/// The segments that a backup brought, while they count.
+async fn check_segments(
+    repository: &Repository,
+    log: &Log,
+    committed: &Committed,
+    findings: &mut Vec<Finding>,
+) -> Result<(), Error> {
+    let slot = committed.slot.object();
+    match pack_table(&committed.commit.segments) {
+        Ok(names) => {
+            let live: HashSet<&PackName> = log.segments().iter().collect();
+            let names = names.into_iter().filter(|name| live.contains(name));
+            for damage in damaged_segments(repository, names.collect()).await? {
+                findings.push(damage.finding(committed, None));
+            }
+        }
+        Err(source) => {
+            let damage = Damage::named(repository.refuse(&slot, source))?;
+            findings.push(damage.finding(committed, None));
+        }
+    }
+    Ok(())
+}
+
+/// The segments that took the place of others, which are no backup's.
+pub(super) async fn check_later_segments(
+    repository: &Repository,
+    log: &Log,
+    found: &mut (dyn FnMut(Finding) + Send),
+) -> Result<(), Error> {
+    let brought: HashSet<PackName> = log
+        .commits()
+        .iter()
+        .filter_map(|it| pack_table(&it.commit.segments).ok())
+        .flatten()
+        .collect();
+    let later = log.segments().iter().copied();
+    let later = later.filter(|name| !brought.contains(name)).collect();
+    for damage in damaged_segments(repository, later).await? {
+        found(damage.nobodys());
+    }
+    Ok(())
+}
+
+/// A lost segment costs work and no data.
+async fn damaged_segments(
+    repository: &Repository,
+    names: Vec<PackName>,
+) -> Result<Vec<Damage>, Error> {
+    let mut damaged = Vec::new();
+    let mut fetched = stream::iter(names)
+        .map(|name| async move { (name, fetch_segment(repository, name).await) })
+        .buffered(FETCHES);
+    while let Some((name, segment)) = fetched.next().await {
+        if let Err(error) = segment {
+            let mut damage = Damage::of(name.object(ObjectKind::IndexSegment), error)?;
+            damage.reason += "; no data is lost by it, later backups deduplicate less";
+            damaged.push(damage);
+        }
+    }
+    Ok(damaged)
 }
 
 /// What the backup's ref set names. Restores do not read it.

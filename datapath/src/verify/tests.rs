@@ -21,7 +21,6 @@ use crate::{
     },
     log::Log,
     progress::Progress,
-    restore,
     ring::IoEngine,
     settings::Settings,
     stop::Stop,
@@ -35,13 +34,13 @@ const VOLUME_BYTES: u64 = 600 * CHUNK + 512;
 const WRITTEN: [u64; 6] = [1, 2, 3, 10, 515, 600];
 
 /// A repository of two backups of one volume, in which one chunk changed in between.
-pub(crate) struct Bed {
-    pub(crate) store: Arc<FakeStore>,
-    folder: TempDir,
+struct Bed {
+    store: Arc<FakeStore>,
+    _folder: TempDir,
 }
 
 impl Bed {
-    pub(crate) async fn new() -> Self {
+    async fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let volume = folder.path().join("volume");
         let file = File::create_new(&volume).expect("creates");
@@ -59,55 +58,19 @@ impl Bed {
         back_up(&repository, volume.clone(), "monday").await;
         write(&file, 10, "tuesday");
         back_up(&repository, volume, "tuesday").await;
-        Self { store, folder }
+        Self {
+            store,
+            _folder: folder,
+        }
     }
 
-    pub(crate) async fn verify(&self, depth: Depth) -> Result<(Vec<Finding>, Counts), Error> {
+    async fn verify(&self, depth: Depth) -> Result<(Vec<Finding>, Counts), Error> {
         let repository = Repository::open(Arc::clone(&self.store) as _, None).await?;
         let log = Log::replay(&repository).await?;
         let (mut findings, counts) = (Vec::new(), Counts::default());
         let mut found = |finding| findings.push(finding);
-        run(&repository, &log, log.commits(), depth, &counts, &mut found).await?;
+        run(&repository, log.commits(), depth, &counts, &mut found).await?;
         Ok((findings, counts))
-    }
-
-    pub(crate) async fn repository(&self) -> Repository {
-        let opened = Repository::open(Arc::clone(&self.store) as _, None).await;
-        opened.expect("opens")
-    }
-
-    /// Another backup of the volume, as it was on tuesday.
-    pub(crate) async fn back_up(&self, name: &str) {
-        back_up(
-            &self.repository().await,
-            self.folder.path().join("volume"),
-            name,
-        )
-        .await;
-    }
-
-    /// What is restored from a backup; or why it is not.
-    pub(crate) async fn restored(&self, name: &str) -> Result<Vec<u8>, Error> {
-        let repository = self.repository().await;
-        let backup = Backup::open(&repository, name).await?;
-        let target = tempfile::NamedTempFile::new().expect("a file");
-        target.as_file().set_len(VOLUME_BYTES).expect("grows");
-        let settings = Settings {
-            engine: IoEngine::Sync,
-            buffer_bytes: 1 << 20,
-            ..Settings::default()
-        };
-        let (progress, stop) = (Arc::default(), Stop::default());
-        restore::run(
-            &repository,
-            &backup,
-            target.path(),
-            &settings,
-            &progress,
-            &stop,
-        )
-        .await?;
-        Ok(std::fs::read(target.path()).expect("reads"))
     }
 
     /// The findings, as sentences.
@@ -116,21 +79,21 @@ impl Bed {
         findings.iter().map(ToString::to_string).collect()
     }
 
-    pub(crate) fn names(&self, prefix: &str) -> Vec<String> {
+    fn names(&self, prefix: &str) -> Vec<String> {
         let objects = self.store.objects();
         let names = objects.keys().filter(|name| name.starts_with(prefix));
         names.cloned().collect()
     }
 
     /// The data pack of monday, the larger one, and that of tuesday.
-    pub(crate) fn data_packs(&self) -> (String, String) {
+    fn data_packs(&self) -> (String, String) {
         let mut packs = self.names("data/");
         packs.sort_by_key(|name| self.store.objects()[name].len());
         let [tuesday, monday] = packs.try_into().expect("one each");
         (monday, tuesday)
     }
 
-    pub(crate) fn change(&self, object: &str, change: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    fn change(&self, object: &str, change: impl FnOnce(&mut Vec<u8>)) -> Bytes {
         let mut objects = self.store.objects();
         let bytes = objects.get_mut(object).expect("is there");
         let before = bytes.clone();
@@ -419,8 +382,17 @@ fn a_finding_is_a_sentence_with_backup_volume_offset_and_object() {
         bytes: Some(4096..8192),
         object: "data/5e/0-1".into(),
         reason: "is missing".into(),
-        is_healed: false,
+        ..Finding::default()
     };
+    let healed = Finding {
+        healed_by: Some("data/5f/0-1".into()),
+        ..finding.clone()
+    };
+    assert!(
+        healed
+            .to_string()
+            .ends_with("is missing; healed: another copy lies in data/5f/0-1")
+    );
     assert_eq!(
         finding.to_string(),
         "backup \"monday\" of volume \"vg/data\" is damaged at byte 4096, for 4096 bytes: \

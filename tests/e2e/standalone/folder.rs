@@ -29,10 +29,10 @@ use crate::{
 };
 
 /// A folder for a repository, beside [`Bed`]'s folder for disks.
-struct Repository(TempDir);
+pub(super) struct Repository(TempDir);
 
 impl Repository {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(tempfile::tempdir().expect("a folder"))
     }
 
@@ -41,12 +41,12 @@ impl Repository {
     }
 
     /// `file:///...`, with a name behind it if there is one.
-    fn url(&self, name: &str) -> String {
+    pub(super) fn url(&self, name: &str) -> String {
         format!("file://{}{name}", self.path().display())
     }
 
     /// Files below a folder of it, by their paths.
-    fn files(&self, folder: &str) -> Vec<PathBuf> {
+    pub(super) fn files(&self, folder: &str) -> Vec<PathBuf> {
         let mut files = Vec::new();
         let mut folders = vec![self.path().join(folder)];
         while let Some(folder) = folders.pop() {

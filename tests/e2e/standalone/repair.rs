@@ -1,132 +1,145 @@
-//! `ringback repair`: damage is written down, later backups heal it, and the index is made again.
+//! Damage in a folder, what `repair` makes of it, and the later backup that heals it.
 
-use std::{fs, path::PathBuf};
+use std::fs;
 
 use serde_json::Value;
-use tempfile::TempDir;
 
-use super::Bed;
-use crate::{command_line::assert_failed, damage::flip, harness::MIB, store::assert_same_content};
+use super::{Bed, folder::Repository};
+use crate::{
+    damage::flip,
+    harness::MIB,
+    store::{assert_same_content, fill},
+};
 
-/// A repository in a folder, so that its objects can be damaged, with a backup of a disk.
-struct Damaged {
-    bed: Bed,
-    repository: TempDir,
-}
-
-impl Damaged {
-    async fn new() -> Self {
-        let damaged = Self {
-            bed: Bed::with_disk().await,
-            repository: tempfile::tempdir().expect("a folder"),
-        };
-        damaged
-            .bed
-            .lines(&damaged.command("backup ./disk.img REPO/monday"));
-        damaged
-    }
-
-    /// Arguments with the repository's URL for REPO.
-    fn command(&self, arguments: &str) -> String {
-        arguments.replace(
-            "REPO",
-            &format!("file://{}", self.repository.path().display()),
-        )
-    }
-
-    /// The one object below a folder of the repository.
-    fn object(&self, folder: &str) -> PathBuf {
-        let entry = |folder: PathBuf| {
-            let mut entries = fs::read_dir(folder).expect("lists");
-            let entry = entries.next().expect("has an entry").expect("lists");
-            entry.path()
-        };
-        entry(entry(self.repository.path().join(folder)))
-    }
-
-    /// How a repair that leaves damage ends.
-    fn assert_repair(&self, arguments: &str, does: &str) {
-        let output = self
-            .bed
-            .run(&self.command(&format!("repair REPO {arguments}")));
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(said.contains(does), "{said}");
-        let lasts = "1 case of damage; 256 KiB of volumes cannot be restored; back the volumes up \
-                     again to heal what they still hold";
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        assert!(complaint.contains(lasts), "{complaint}");
-        assert_eq!(output.status.code(), Some(6));
+/// A line of the output that says this.
+fn assert_says(output: &std::process::Output, code: i32, says: &[&str]) {
+    let told = [&output.stdout[..], &output.stderr[..]].concat();
+    let told = String::from_utf8_lossy(&told);
+    assert_eq!(output.status.code(), Some(code), "{told}");
+    for says in says {
+        assert!(told.contains(says), "{says:?} is not in {told}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_chunk_is_marked_stored_again_by_the_next_backup_and_found_by_every_restore() {
-    let damaged = Damaged::new().await;
-    let bed = &damaged.bed;
-    let pack = damaged.object("data");
-    flip(&pack, fs::metadata(&pack).expect("is there").len() / 2);
+async fn a_damaged_pack_is_marked_and_the_next_backup_of_its_data_heals_the_ones_before() {
+    let (bed, repository) = (Bed::with_disk().await, Repository::new());
+    let (url, disk) = (repository.url(""), bed.path("disk.img"));
+    let disk = disk.display().to_string();
+    bed.lines(&format!("backup ./disk.img {url}/monday --handle vm-1"));
+    let before = bed.path("before.img").display().to_string();
+    fs::copy(&disk, &before).expect("copies");
+    let [pack] = repository.files("data").try_into().expect("one pack");
+    flip(&pack, MIB);
 
-    let marks = "1 pack to be marked as damaged, 0 index segments to be replaced";
-    damaged.assert_repair("--data --dry-run", marks);
-    damaged.assert_repair("--data --dry-run", marks);
-    damaged.assert_repair(
-        "--data",
-        "1 pack marked as damaged, 0 index segments replaced",
+    let damage = "backup \"monday\" of volume \"vm-1\" is damaged at byte ";
+    assert_says(&bed.run(&format!("verify {url} --data")), 6, &[damage]);
+    bed.assert_fails(&format!("restore {url}/monday ./again.img"), 6, damage);
+    let entries = || repository.files("log").len();
+    let lost = "256 KiB of volumes cannot be restored";
+    let planned = bed.run(&format!("repair {url} --data --dry-run"));
+    assert_says(&planned, 8, &[damage, "would be marked", lost]);
+    assert_eq!(entries(), 1);
+    // A repair that reads no data finds nothing.
+    assert_says(
+        &bed.run(&format!("repair {url}")),
+        0,
+        &["all can be restored"],
     );
-    damaged.assert_repair("--data", "nothing to repair");
-    let restore = damaged.command("restore REPO/monday ./lost.img");
-    assert_failed(&bed.run(&restore), 6, "is damaged at byte");
+    assert_eq!(entries(), 1);
+    let repaired = bed.run(&format!("repair {url} --data"));
+    assert_says(&repaired, 8, &[damage, " marked: the next backup", lost]);
+    assert_eq!(entries(), 2);
+    let again = bed.run(&format!("repair {url} --data --json"));
+    assert_says(&again, 8, &[]);
+    let report: Value = serde_json::from_slice(&again.stdout).expect("JSON");
+    assert_eq!(
+        (&report["entries"], &report["marked"]),
+        (&0.into(), &Value::Array(vec![]))
+    );
+    assert_eq!(report["lost"][0]["backup"], "monday");
+    assert_eq!(report["lost"][0]["bytes"], MIB / 4);
 
-    // The pack is not used any more, so all that lies in it is stored again.
-    let tuesday = bed.json(&damaged.command("backup ./disk.img REPO/tuesday"));
-    assert_eq!(tuesday["backup"]["new_bytes"], 2 * MIB);
-    for backup in ["monday", "tuesday"] {
-        let target = format!("{backup}.img");
-        let output = bed.run(&damaged.command(&format!("restore REPO/{backup} ./{target}")));
-        assert_eq!(output.status.code(), Some(0), "{backup}");
-        let [original, restored] =
-            ["disk.img", &target].map(|it| bed.path(it).display().to_string());
-        assert_same_content(&original, &restored);
+    // The volume goes on, and most of it is what it was.
+    fill(&disk, 40 * MIB, MIB, "more");
+    let tuesday = bed.json(&format!("backup ./disk.img {url}/tuesday --handle vm-1"));
+    assert_eq!(tuesday["backup"]["new_bytes"], 3 * MIB);
+
+    let restored = bed.run(&format!("restore {url}/monday ./again.img"));
+    assert_says(&restored, 0, &["restored from other copies"]);
+    assert_same_content(&before, &bed.path("again.img").display().to_string());
+    let verified = bed.run(&format!("verify {url} --data"));
+    let healed = "; healed: another copy lies in data/";
+    assert_says(
+        &verified,
+        0,
+        &[damage, healed, "1 case of damage, healed by other copies"],
+    );
+    let repaired = bed.run(&format!("repair {url} --data"));
+    assert_says(&repaired, 0, &[damage, healed, "all can be restored"]);
+    assert_eq!(entries(), 3);
+
+    // Without the pack at all it is the same, and metadata are enough to tell.
+    fs::remove_file(&pack).expect("removes it");
+    assert_says(
+        &bed.run(&format!("repair {url}")),
+        0,
+        &["is missing", healed],
+    );
+    let restored = bed.run(&format!("restore {url}/monday ./third.img"));
+    assert_says(&restored, 0, &["restored from other copies", "chunks=8"]);
+    assert_same_content(&before, &bed.path("third.img").display().to_string());
+    // And when the copy is lost as well, no bytes are given out.
+    for pack in repository.files("data") {
+        fs::remove_file(pack).expect("removes it");
     }
+    bed.assert_fails(
+        &format!("restore {url}/monday ./fourth.img"),
+        6,
+        "is missing",
+    );
+    let repaired = bed.run(&format!("repair {url}"));
+    assert_says(&repaired, 8, &["5.0 MiB of volumes cannot be restored"]);
+    assert_says(
+        &bed.run(&format!("repair {url} --quiet")),
+        8,
+        &["backup \"tuesday\""],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_index_is_rebuilt_and_other_volumes_are_deduplicated_fully() {
+    let (bed, repository) = (Bed::with_disk().await, Repository::new());
+    let url = repository.url("");
+    bed.lines(&format!("backup ./disk.img {url}/monday"));
+    let segments = || {
+        let files = repository.files("index").into_iter();
+        // Beside them lies an empty one from the probe of the store.
+        files.filter(|it| fs::metadata(it).expect("is there").len() > 100)
+    };
+    for segment in segments() {
+        fs::remove_file(segment).expect("removes it");
+    }
+    let lost = "no data is lost by it";
+    assert_says(&bed.run(&format!("verify {url}")), 6, &[lost]);
+    let planned = bed.run(&format!("repair {url} --dry-run"));
+    let would = ["would be dropped from the index", "1 pack would be listed"];
+    assert_says(&planned, 0, &would);
+    assert_eq!(segments().count(), 0);
+    let repaired = bed.run(&format!("repair {url}"));
+    let done = [
+        lost,
+        " dropped from the index",
+        "1 pack listed in the index again",
+    ];
+    assert_says(&repaired, 0, &done);
+    assert_eq!(segments().count(), 1);
     for command in ["verify", "repair"] {
-        let lines = bed.lines(&damaged.command(&format!("{command} REPO --data")));
-        let healed = "names; another copy is whole, and restores take that";
-        assert!(lines[0].ends_with(healed), "{lines:?}");
+        let lines = bed.lines(&format!("{command} {url}"));
+        assert_eq!(lines.len(), 1, "{lines:?}");
     }
-    let report = bed.json(&damaged.command("repair REPO --data"));
-    assert_eq!(
-        (
-            &report["marked_packs"],
-            &report["lasting"],
-            &report["findings"][0]["healed"]
-        ),
-        (&0.into(), &0.into(), &true.into())
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lost_index_is_made_again_and_data_of_another_volume_is_known_by_it() {
-    let damaged = Damaged::new().await;
-    let bed = &damaged.bed;
-    let segments = damaged.repository.path().join("index");
-    fs::remove_dir_all(segments).expect("removes");
-    let report: Value = bed.json(&damaged.command("repair REPO"));
-    assert_eq!(
-        (
-            &report["dropped_segments"],
-            &report["indexed_packs"],
-            &report["lasting"]
-        ),
-        (&1.into(), &1.into(), &0.into())
-    );
-    bed.lines(&damaged.command("verify REPO --data"));
-    fs::copy(bed.path("disk.img"), bed.path("copy.img")).expect("copies");
-    let copy = bed.json(&damaged.command("backup ./copy.img REPO/copy --identity other"));
-    assert_eq!(
-        (
-            &copy["backup"]["new_bytes"],
-            &copy["backup"]["duplicate_bytes"]
-        ),
-        (&0.into(), &(2 * MIB).into())
-    );
+    fs::copy(bed.path("disk.img"), bed.path("other.img")).expect("copies");
+    let other = bed.json(&format!("backup ./other.img {url}/other --no-cache"));
+    assert_eq!(other["backup"]["new_bytes"], 0);
+    assert_eq!(other["backup"]["duplicate_bytes"], 2 * MIB);
 }
