@@ -10,12 +10,14 @@ mod vectors;
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
+use futures::FutureExt;
 use prost::Message;
 use ringback_proto::repository::{
     Checkpoint, CommitList, IndexSegment, IndexedPack, PackFooter, RefSet, Root,
 };
 
 use crate::{
+    arena::Arena,
     chunk::ChunkId,
     codec::{Codec, Compressor, Decompressor, Effort, ZstdLevel},
     crypt::{Hashing, Key, Keys},
@@ -29,7 +31,7 @@ use crate::{
     },
     index::DedupeIndex,
     log,
-    record::{Seal, check},
+    record::{Head, Seal, Shape, StoredRecord, check},
     refs::Packs,
     repository,
     restore::check_root,
@@ -138,15 +140,21 @@ fn new_pack() -> PackName {
     PackName::random(SessionId([1; 8]), 0)
 }
 
-/// The message in an object, as it is read when header and check are right.
+/// The message in an object, as it is read when header, check and seal are right.
 fn framed<M: Message + Default + PartialEq>(kind: ObjectKind, body: &[u8]) -> Option<M> {
-    let (domain, name) = (Domain::plain(ID), "objects/one");
-    let header = object::header(kind, domain.epoch(), domain.id);
-    let bytes = object::frame(header, name, body);
-    let message = object::decode::<M>(kind, &domain, name, bytes).ok()?;
-    let again = object::encode(kind, &domain, name, &message);
-    assert!(object::decode::<M>(kind, &domain, name, again).as_ref() == Ok(&message));
-    Some(message)
+    let name = "objects/one";
+    let [plain, opened] = [Domain::plain(ID), sealed()].map(|domain| {
+        let mut salt = blake3::Hasher::new();
+        salt.update(&[kind as u8]).update(body);
+        let salt = *salt.finalize().as_bytes();
+        let bytes = object::frame_any(kind, &domain, name, salt, body);
+        let message = object::decode::<M>(kind, &domain, name, bytes).ok()?;
+        let again = object::encode(kind, &domain, name, &message);
+        assert!(object::decode::<M>(kind, &domain, name, again).as_ref() == Ok(&message));
+        Some(message)
+    });
+    assert!(plain == opened, "a seal changes nothing");
+    plain
 }
 
 fn any_object(data: &[u8]) {
@@ -283,39 +291,80 @@ fn footer(data: &[u8]) {
 }
 
 fn record(data: &[u8]) {
-    let id = ChunkId([3; 32]);
-    let mut bytes = data.to_vec();
-    let _ = check(&mut bytes, None, &id, &Hashing::PLAIN, CHUNK_BYTES);
-    let Some((&codec, payload)) = data.split_first() else {
+    let Some(chunk) = chunk_in(data) else {
+        let taken = check(
+            &mut data.to_vec(),
+            None,
+            &ChunkId([3; 32]),
+            &Hashing::PLAIN,
+            CHUNK_BYTES,
+        );
+        assert!(taken.is_err(), "it cannot be decompressed");
         return;
     };
-    if let Some(codec) = Codec::from_byte(codec) {
-        Decompressor::with(|decompressor| {
-            if let Ok(chunk) = decompressor.decompress(codec, payload, CHUNK_BYTES) {
-                assert!(chunk.len() <= CHUNK_BYTES);
-            }
-        });
+    let id = Hashing::PLAIN.chunk_id(&chunk);
+    for (id, taken) in [(id, true), (ChunkId([3; 32]), false)] {
+        let checked = check(&mut data.to_vec(), None, &id, &Hashing::PLAIN, CHUNK_BYTES);
+        assert_eq!(checked.is_ok(), taken);
     }
+    let head = Head::Plain(data[0]);
+    assert_opens(head, &data[CODEC_BYTES..], &chunk);
 }
 
 fn sealed_record(data: &[u8]) {
-    let id = ChunkId([3; 32]);
     let place = Place {
         pack: new_pack(),
         ..place()
     };
     let key = Arc::new(KEYS.pack_key(&place.pack.object(ObjectKind::DataPack)));
-    let seal = Seal::of(Some(&key), &place, &id.0);
-    let mut as_it_is = data.to_vec();
     let hashing = sealed().hashing();
-    let opened = check(&mut as_it_is, seal.as_ref(), &id, &hashing, CHUNK_BYTES);
+    let chunk = chunk_in(data);
+    let id = chunk
+        .as_ref()
+        .map_or(ChunkId([3; 32]), |chunk| hashing.chunk_id(chunk));
+    let seal = Seal::of(Some(&key), &place, &id.0).expect("there is a key");
+    let mut as_it_is = data.to_vec();
+    let opened = check(&mut as_it_is, Some(&seal), &id, &hashing, CHUNK_BYTES);
     assert!(opened.is_err(), "nobody has sealed it");
     // The codec stands behind the payload here.
     let mut record = data.to_vec();
-    record.rotate_left(1.min(data.len()));
+    record.rotate_left(CODEC_BYTES.min(data.len()));
     let behind = key.seal_record(place.ordinal, &id.0, &mut record, &[]);
     record.extend(behind);
-    let _ = check(&mut record, seal.as_ref(), &id, &hashing, CHUNK_BYTES);
+    let checked = check(&mut record.clone(), Some(&seal), &id, &hashing, CHUNK_BYTES);
+    assert_eq!(checked.is_ok(), chunk.is_some());
+    if let Some(chunk) = chunk {
+        assert_opens(Head::Sealed(Box::new(seal)), &record, &chunk);
+    }
+}
+
+const CODEC_BYTES: usize = 1;
+
+/// What is in a record: the chunk that it is to be taken for.
+fn chunk_in(record: &[u8]) -> Option<Vec<u8>> {
+    let (&codec, payload) = record.split_first()?;
+    if payload.len() > CHUNK_BYTES {
+        return None;
+    }
+    match Codec::from_byte(codec)? {
+        Codec::Raw => Some(payload.to_vec()),
+        codec => Decompressor::with(|decompressor| {
+            let chunk = decompressor.decompress(codec, payload, CHUNK_BYTES).ok()?;
+            assert!(chunk.len() <= CHUNK_BYTES);
+            (chunk.len() > payload.len()).then(|| chunk.to_vec())
+        }),
+    }
+}
+
+/// As a restore opens it, which knows how long the chunk is to be.
+fn assert_opens(head: Head, rest: &[u8], chunk: &[u8]) {
+    let arena = Arena::new(1, Shape::Sealed.slot_bytes(CHUNK_BYTES)).expect("some memory");
+    let mut slot = arena.acquire().now_or_never().expect("it has a slot");
+    slot[..rest.len()].copy_from_slice(rest);
+    let len = rest.len();
+    let mut stored = StoredRecord { head, slot, len };
+    assert_eq!(stored.open(chunk.len()), Ok(()));
+    assert_eq!(&stored.slot[..chunk.len()], chunk);
 }
 
 fn records() -> Vec<Vec<u8>> {

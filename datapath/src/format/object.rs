@@ -168,9 +168,29 @@ pub(super) fn encode_salted(
     let header = header(kind, domain.epoch(), domain.id);
     let body = match &domain.keys {
         None => message.encode_to_vec(),
-        Some(keys) => seal(keys, &header, name, message, salt()),
+        Some(keys) => seal(keys, &header, name, salt(), encode_for_sealing(message)),
     };
     frame(header, name, &body)
+}
+
+/// Makes any bytes the body of an object, as if they were a message.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn frame_any(
+    kind: ObjectKind,
+    domain: &Domain,
+    name: &str,
+    salt: [u8; SALT_BYTES],
+    bytes: &[u8],
+) -> Bytes {
+    let header = header(kind, domain.epoch(), domain.id);
+    match &domain.keys {
+        None => frame(header, name, bytes),
+        Some(keys) => frame(
+            header,
+            name,
+            &seal(keys, &header, name, salt, bytes.to_vec()),
+        ),
+    }
 }
 
 /// Reads the object `name` of a repository back.
@@ -216,17 +236,16 @@ fn read_message<M: Message + Default>(bytes: Bytes) -> Result<M, FormatError> {
     M::decode(bytes).map_err(|_| FormatError::Damaged("its body is not the message"))
 }
 
-/// Salt, sealed message, tag.
-fn seal(
-    keys: &Keys,
-    header: &[u8],
-    name: &str,
-    message: &impl Message,
-    salt: [u8; SALT_BYTES],
-) -> Vec<u8> {
-    let key = keys.object_key(&salt, name);
+/// With room for the tag, so that no copy of it is left behind.
+fn encode_for_sealing(message: &impl Message) -> Vec<u8> {
     let mut text = Vec::with_capacity(message.encoded_len() + TAG_BYTES);
     message.encode(&mut text).expect("a Vec grows as needed");
+    text
+}
+
+/// Salt, sealed text, tag.
+fn seal(keys: &Keys, header: &[u8], name: &str, salt: [u8; SALT_BYTES], text: Vec<u8>) -> Vec<u8> {
+    let key = keys.object_key(&salt, name);
     [&salt[..], &key.seal_once(header, text)].concat()
 }
 
