@@ -90,13 +90,13 @@ pub async fn run(
     stop: &Stop,
 ) -> Result<Committed, Error> {
     let size = repository.chunk_size();
+    let (compressors, compressors_bytes) = settings.compressors(size)?;
     let volume = volume.into();
     let (device, extents) = open(&volume, settings.direct).await?;
     let volume_bytes = device.size_bytes;
     let plan = ReadPlan::new(size, volume_bytes, &extents);
     progress.set_total(volume_bytes);
     let hole_bytes = volume_bytes - plan.bytes();
-    let (compressors, compressors_bytes) = settings.compressors(size);
     let settings = &Settings {
         data_packs: settings
             .data_packs

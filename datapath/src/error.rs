@@ -148,6 +148,21 @@ pub enum Error {
         /// Why not.
         reason: &'static str,
     },
+    /// A backup's memory is too little for the compression that it is to use.
+    #[error(
+        "compressing chunks of {chunk_kib} KiB with {compression} takes {needed_mib} MiB, and a backup \
+         has {buffers_mib} MiB of buffers; give it more memory, or choose zstd-9 or lighter"
+    )]
+    TooLittleMemory {
+        /// The compression's name.
+        compression: String,
+        /// The repository's chunks.
+        chunk_kib: usize,
+        /// What would do.
+        needed_mib: usize,
+        /// What there is.
+        buffers_mib: usize,
+    },
     /// A volume cannot be opened or inspected.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -249,7 +264,7 @@ impl Error {
             Self::NoRepository { .. } | Self::NoBackup { .. } => ErrorKind::NotFound,
             Self::NameTaken { .. } => ErrorKind::NameTaken,
             Self::TooSmall { .. } => ErrorKind::TooSmall,
-            Self::UnsuitableStore { .. } => ErrorKind::Unsupported,
+            Self::UnsuitableStore { .. } | Self::TooLittleMemory { .. } => ErrorKind::Unsupported,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 ErrorKind::Full
             }

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use crate::{chunk::ChunkSize, codec::Compression, packer::PackSizes, ring::IoEngine};
+use crate::{
+    chunk::ChunkSize, codec::Compression, error::Error, packer::PackSizes, ring::IoEngine,
+};
 
 /// Plain, validated values; every job has its own buffers within them.
 #[derive(Debug, Clone)]
@@ -67,15 +69,26 @@ const COMPRESSORS_SHARE: usize = 4;
 
 impl Settings {
     /// How many chunks are compressed at a time, and the bytes of the buffers that this takes: two
-    /// for each processor, so that none idles while the oldest chunk is waited for.
-    pub(crate) fn compressors(&self, size: ChunkSize) -> (usize, usize) {
+    /// for each processor, so that none idles while the oldest chunk is waited for. Refuses what
+    /// leaves too little for the chunks themselves.
+    pub(crate) fn compressors(&self, size: ChunkSize) -> Result<(usize, usize), Error> {
         let each = self.compression.memory_bytes(size.buffer_bytes());
         let processors = std::thread::available_parallelism().map_or(2, usize::from);
         let affordable = (self.buffer_bytes / COMPRESSORS_SHARE).checked_div(each);
         let count = (2 * processors)
             .min(affordable.unwrap_or(usize::MAX))
             .max(1);
-        (count, count * each)
+        let needed = each + self.slots_min(size.buffer_bytes()) * size.buffer_bytes();
+        if count == 1 && each > self.buffer_bytes / COMPRESSORS_SHARE && needed > self.buffer_bytes
+        {
+            return Err(Error::TooLittleMemory {
+                compression: self.compression.to_string(),
+                chunk_kib: size.buffer_bytes() >> 10,
+                needed_mib: needed.div_ceil(1 << 20),
+                buffers_mib: self.buffer_bytes >> 20,
+            });
+        }
+        Ok((count, count * each))
     }
 
     /// Slots of `slot_bytes` that fit the buffers.
@@ -84,8 +97,11 @@ impl Settings {
     /// ([`PartBuffer`](crate::part)), the slot that it shares with the part before, and the one that
     /// fills it: with fewer a backup would wait for itself.
     pub(crate) fn slots(&self, slot_bytes: usize) -> usize {
-        let part_slots = (self.data_packs.part_bytes as usize).div_ceil(slot_bytes);
-        (self.buffer_bytes / slot_bytes).max(2 * part_slots + 2)
+        (self.buffer_bytes / slot_bytes).max(self.slots_min(slot_bytes))
+    }
+
+    fn slots_min(&self, slot_bytes: usize) -> usize {
+        2 * (self.data_packs.part_bytes as usize).div_ceil(slot_bytes) + 2
     }
 }
 
@@ -103,27 +119,45 @@ mod tests {
         assert!(settings.slots(64 << 10) > (1 << 30) / (64 << 10));
     }
 
+    fn settings(compression: &str, buffer_bytes: usize) -> Settings {
+        Settings {
+            compression: compression.parse().expect("a compression"),
+            buffer_bytes,
+            ..Settings::default()
+        }
+    }
+
     #[test]
     fn compressors_leave_three_quarters_of_the_buffers_unless_there_is_only_one() {
         for compression in ["auto", "none", "lz4", "zstd-9", "zstd-19"] {
             for (chunk_bytes, buffer_bytes) in [
-                (64 << 10, 2 << 20),
+                (64 << 10, 24 << 20),
                 (256 << 10, 96 << 20),
-                (4 << 20, 96 << 20),
+                (4 << 20, 128 << 20),
             ] {
-                let settings = Settings {
-                    compression: compression.parse().expect("a compression"),
-                    buffer_bytes,
-                    ..Settings::default()
-                };
                 let size = ChunkSize::new(chunk_bytes).expect("valid");
-                let (count, bytes) = settings.compressors(size);
+                let settings = settings(compression, buffer_bytes);
+                let (count, bytes) = settings.compressors(size).expect("enough memory");
                 assert!(count >= 1);
                 assert!(
                     count == 1 || bytes <= buffer_bytes / 4,
                     "{compression} {chunk_bytes}"
                 );
+                let slots = settings.slots_min(chunk_bytes as usize) * chunk_bytes as usize;
+                assert!(bytes + slots <= buffer_bytes, "{compression} {chunk_bytes}");
             }
         }
+    }
+
+    #[test]
+    fn what_takes_more_memory_than_there_is_is_refused_with_what_would_do() {
+        let size = ChunkSize::new(4 << 20).expect("valid");
+        assert!(settings("zstd-9", 96 << 20).compressors(size).is_ok());
+        let refused = settings("zstd-10", 96 << 20).compressors(size);
+        assert_eq!(
+            refused.expect_err("too little").to_string(),
+            "compressing chunks of 4096 KiB with zstd-10 takes 101 MiB, and a backup has 96 MiB of \
+             buffers; give it more memory, or choose zstd-9 or lighter"
+        );
     }
 }
