@@ -78,9 +78,10 @@ impl Settings {
         let count = (2 * processors)
             .min(affordable.unwrap_or(usize::MAX))
             .max(1);
-        let needed = each + self.slots_min(size.buffer_bytes()) * size.buffer_bytes();
-        if count == 1 && each > self.buffer_bytes / COMPRESSORS_SHARE && needed > self.buffer_bytes
-        {
+        let slots_bytes = self.slots_min(size.buffer_bytes()) * size.buffer_bytes();
+        let needed = each + slots_bytes;
+        // Buffers that a part alone does not fit are not refused because of compression.
+        if count == 1 && slots_bytes <= self.buffer_bytes && needed > self.buffer_bytes {
             return Err(Error::TooLittleMemory {
                 compression: self.compression.to_string(),
                 chunk_kib: size.buffer_bytes() >> 10,

@@ -143,7 +143,7 @@ pub(super) fn settings(compression: &str) -> Settings {
     Settings {
         engine: IoEngine::Sync,
         queue_depth: 1,
-        buffer_bytes: 1 << 20,
+        buffer_bytes: 4 << 20,
         data_packs: PackSizes {
             pack_bytes: 8 << 20,
             part_bytes: 128 << 10,

@@ -13,11 +13,14 @@ use ringback_datapath::{
     stop::Stop,
     store::{Listed, ObjectStore},
 };
+use ringback_endpoint::{Moment, Stop as EndpointStop};
 
 use crate::support::{Bed, assert_same, noise};
 
 const MIB: u64 = 1 << 20;
 const VOLUME_BYTES: u64 = 48 * MIB;
+/// What packs are, cut into many.
+const PACK_BYTES: u64 = 4 * MIB;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Requests of a session beside its chunks: tree, segments, ref set, log.
 const ASIDE_BYTES: u64 = MIB;
@@ -51,11 +54,26 @@ async fn stop_after(bed: &Bed, volume: &Path, name: &str, bytes: u64, how: impl 
     let client = bed.client(PATIENCE);
     let backup = client.stoppable_backup(volume, name, &stop);
     let before = bed.endpoint.counters().bytes_received;
+    // Whatever the machine does meanwhile, no more gets through before the backup is told.
+    let store_stops = |operation: &str, bytes_each| {
+        bed.endpoint.stop_at(EndpointStop {
+            operation: operation.to_owned(),
+            path_contains: "/data/".to_owned(),
+            nth: bytes / bytes_each,
+            moment: Moment::Applied,
+        })
+    };
+    let (packs, parts) = (
+        store_stops("PutObject", PACK_BYTES),
+        store_stops("UploadPart", bed.settings.data_packs.part_bytes.into()),
+    );
     let stopped = async {
-        while bed.endpoint.counters().bytes_received < before + bytes {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+        tokio::select! {
+            () = packs.reached() => (),
+            () = parts.reached() => (),
         }
         how(&stop);
+        drop((packs, parts));
     };
     let (backup, ()) = tokio::join!(backup, stopped);
     let error = backup.expect_err("stopped");
