@@ -53,7 +53,6 @@ async fn stop_after(bed: &Bed, volume: &Path, name: &str, bytes: u64, how: impl 
     let stop = Stop::default();
     let client = bed.client(PATIENCE);
     let backup = client.stoppable_backup(volume, name, &stop);
-    let before = bed.endpoint.counters().bytes_received;
     // Whatever the machine does meanwhile, no more gets through before the backup is told.
     let store_stops = |operation: &str, bytes_each| {
         bed.endpoint.stop_at(EndpointStop {
