@@ -147,7 +147,7 @@ fn framed<M: Message + Default + PartialEq>(kind: ObjectKind, body: &[u8]) -> Op
         let mut salt = blake3::Hasher::new();
         salt.update(&[kind as u8]).update(body);
         let salt = *salt.finalize().as_bytes();
-        let bytes = object::frame_any(kind, &domain, name, salt, body);
+        let bytes = object::frame_text(kind, &domain, name, body.to_vec(), || salt);
         let message = object::decode::<M>(kind, &domain, name, bytes).ok()?;
         let again = object::encode(kind, &domain, name, &message);
         assert!(object::decode::<M>(kind, &domain, name, again).as_ref() == Ok(&message));

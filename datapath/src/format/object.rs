@@ -165,32 +165,26 @@ pub(super) fn encode_salted(
     message: &impl Message,
     salt: impl FnOnce() -> [u8; SALT_BYTES],
 ) -> Bytes {
-    let header = header(kind, domain.epoch(), domain.id);
-    let body = match &domain.keys {
-        None => message.encode_to_vec(),
-        Some(keys) => seal(keys, &header, name, salt(), encode_for_sealing(message)),
-    };
-    frame(header, name, &body)
+    // With room for the tag, so that sealing leaves no copy of it behind.
+    let mut text = Vec::with_capacity(message.encoded_len() + TAG_BYTES);
+    message.encode(&mut text).expect("a Vec grows as needed");
+    frame_text(kind, domain, name, text, salt)
 }
 
-/// Makes any bytes the body of an object, as if they were a message.
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) fn frame_any(
+/// Makes the text of a message, or what is to be taken for one, the object `name`.
+pub(crate) fn frame_text(
     kind: ObjectKind,
     domain: &Domain,
     name: &str,
-    salt: [u8; SALT_BYTES],
-    bytes: &[u8],
+    text: Vec<u8>,
+    salt: impl FnOnce() -> [u8; SALT_BYTES],
 ) -> Bytes {
     let header = header(kind, domain.epoch(), domain.id);
-    match &domain.keys {
-        None => frame(header, name, bytes),
-        Some(keys) => frame(
-            header,
-            name,
-            &seal(keys, &header, name, salt, bytes.to_vec()),
-        ),
-    }
+    let body = match &domain.keys {
+        None => text,
+        Some(keys) => seal(keys, &header, name, salt(), text),
+    };
+    frame(header, name, &body)
 }
 
 /// Reads the object `name` of a repository back.
@@ -234,13 +228,6 @@ pub(crate) fn decode_clear<M: Message + Default>(
 
 fn read_message<M: Message + Default>(bytes: Bytes) -> Result<M, FormatError> {
     M::decode(bytes).map_err(|_| FormatError::Damaged("its body is not the message"))
-}
-
-/// With room for the tag, so that no copy of it is left behind.
-fn encode_for_sealing(message: &impl Message) -> Vec<u8> {
-    let mut text = Vec::with_capacity(message.encoded_len() + TAG_BYTES);
-    message.encode(&mut text).expect("a Vec grows as needed");
-    text
 }
 
 /// Salt, sealed text, tag.
