@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, env, fs::File, os::unix::fs::FileExt, time::Duration};
 
-use ringback_proto::lvmd::{CreateLvSnapshotRequest, StateType};
+use ringback_proto::lvmd::{CreateLvSnapshotRequest, DataSource, StateType};
 use tonic::Code;
 
 use crate::{
@@ -210,16 +210,30 @@ impl Run {
         let name = self.model.new_name("r");
         let told = format!("restore {stored} as {name} in {class}");
         let source = synchronous(&self.bed.store.s3(stored));
-        let mut request = with_source(&name, 1, &source);
-        request.device_class = class.to_owned();
-        let made = self.bed.client.clone().lv.create_lv(request).await;
-        if GIB > self.model.free_bytes(class) {
-            assert_eq!(made.expect_err(&told).code(), Code::ResourceExhausted);
+        if !self.begin_restore(class, &name, &source, &told).await {
             return format!("{told}: no room");
         }
-        made.expect(&told);
         self.restored(class, stored, name);
         told
+    }
+
+    /// Whether there is room for it.
+    async fn begin_restore(
+        &self,
+        class: &'static str,
+        name: &str,
+        source: &DataSource,
+        told: &str,
+    ) -> bool {
+        let mut request = with_source(name, 1, source);
+        request.device_class = class.to_owned();
+        let made = self.bed.client.clone().lv.create_lv(request).await;
+        let has_room = GIB <= self.model.free_bytes(class);
+        match has_room {
+            true => drop(made.expect(told)),
+            false => assert_eq!(made.expect_err(told).code(), Code::ResourceExhausted),
+        }
+        has_room
     }
 
     fn restored(&mut self, class: &'static str, stored: &str, name: String) {
@@ -292,14 +306,9 @@ impl Run {
         let name = self.model.new_name("r");
         let told = format!("a restore of {stored} as {name} in {class}");
         let source = asynchronous(&self.bed.store.s3(stored));
-        let mut request = with_source(&name, 1, &source);
-        request.device_class = class.to_owned();
-        let made = self.bed.client.clone().lv.create_lv(request).await;
-        if GIB > self.model.free_bytes(class) {
-            assert_eq!(made.expect_err(&told).code(), Code::ResourceExhausted);
+        if !self.begin_restore(class, &name, &source, &told).await {
             return format!("{told}: no room");
         }
-        made.expect(&told);
         let late = self.wait_a_little().await;
         self.bed.restart().await;
         // It was whole, or it is gone.
