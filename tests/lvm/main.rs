@@ -1,9 +1,5 @@
-//! Real LVM on real disks of a throw-away guest, which `tests/vm/run` boots (see tests/vm/README.md):
-//!
-//! ```console
-//! $ CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$PWD/tests/vm/run \
-//!       cargo test -p ringback --features lvm --test lvm -- --test-threads=1
-//! ```
+//! Real LVM on real disks of throw-away guests: `tests/lvm/run` runs all of it, `tests/lvm/run edges` a module.
+//! Guests are described in tests/vm/README.md.
 
 mod bed;
 #[path = "../e2e/client.rs"]
