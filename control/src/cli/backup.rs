@@ -24,7 +24,7 @@ use super::{
 use crate::{
     config::DatapathSettings,
     direct::{self, Motion, Watched, store::Store},
-    jobs::backup::describe_commit,
+    jobs::backup::summary::describe_commit,
 };
 
 /// Between two polls where no job can be followed.

@@ -16,7 +16,7 @@ use crate::{
     config::DatapathSettings,
     direct::store::Store,
     failure::Failure,
-    jobs::{Bytes, backup::describe_new},
+    jobs::{Bytes, backup::summary::describe_new},
 };
 
 /// List the backups of a repository.

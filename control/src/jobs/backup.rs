@@ -3,35 +3,30 @@
 //! The store is the truth about backups. What is kept here is what runs, what a caller was not
 //! yet told, and, to answer polls, what has lately been completed.
 
+mod job;
+pub(crate) mod summary;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::UNIX_EPOCH,
 };
 
 use futures::future::join_all;
 use ringback_datapath::{
-    backup::{self, Still, Subject},
-    copy,
-    error::{Error as DatapathError, ErrorKind},
-    log::{self, Committed, Log},
-    repository::Repository,
-    store::{
-        SharedCredentials,
-        location::{BackupPath, Endpoint, StoreConfig},
-    },
+    log::{self, Committed},
+    store::{SharedCredentials, location::StoreConfig},
 };
-use ringback_proto::repository::{Commit, Statistics};
-use tokio::sync::watch;
+use ringback_proto::repository::Commit;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
+pub use self::job::BackupJob;
+use self::{job::State, summary::describe_commit};
 use super::{
-    ASK_PATIENCE, Bytes, Changes, JOB_PATIENCE, Phase, Watched,
+    ASK_PATIENCE, Changes,
     ledger::{Kind, Ledger},
     repository,
-    turns::{BackupTurn, Destination, Turns},
-    without_panic,
+    turns::Turns,
 };
 use crate::{
     config::Config,
@@ -39,7 +34,6 @@ use crate::{
     groups::{Groups, Located},
     names::VolumeName,
     request::CreateBackup,
-    volume::{BackupSnapshot, Frozen},
 };
 
 /// Completed backups that are remembered, so that a poll need not ask the store.
@@ -54,26 +48,6 @@ pub struct BackupJobs {
     changes: Changes,
     stopping: CancellationToken,
     jobs: Mutex<HashMap<String, Arc<BackupJob>>>,
-}
-
-/// One backup job.
-pub struct BackupJob {
-    request: CreateBackup,
-    store: StoreConfig,
-    located: Located,
-    credentials: SharedCredentials,
-    /// What may be looked at while it runs.
-    pub watched: Arc<Watched>,
-    changes: Changes,
-    state: watch::Sender<State>,
-}
-
-#[derive(Debug, Clone)]
-enum State {
-    Preparing,
-    Running,
-    Done(String),
-    Failed(String),
 }
 
 /// A backup's state as a caller is told.
@@ -196,15 +170,8 @@ impl BackupJobs {
             return Ok(state);
         }
         forget_some(&mut jobs);
-        let job = Arc::new(BackupJob {
-            credentials: SharedCredentials::renewable(store.credentials.clone()),
-            store,
-            located,
-            watched: Watched::new(),
-            changes: self.changes.clone(),
-            state: watch::Sender::new(State::Preparing),
-            request,
-        });
+        let changes = self.changes.clone();
+        let job = Arc::new(BackupJob::new(request, store, located, changes));
         jobs.insert(job.request.name.clone(), Arc::clone(&job));
         self.ledger.begin(Kind::Backup, &job.watched);
         let message = job.watched.describe();
@@ -321,258 +288,6 @@ fn forget_some(jobs: &mut HashMap<String, Arc<BackupJob>>) {
     }
 }
 
-impl BackupJob {
-    /// Where it is.
-    pub fn phase(&self) -> (Phase, String) {
-        match &*self.state.borrow() {
-            State::Preparing => (Phase::Preparing, String::new()),
-            State::Running => (Phase::Running, String::new()),
-            State::Done(_) => (Phase::Done, String::new()),
-            State::Failed(message) => (Phase::Failed, message.clone()),
-        }
-    }
-
-    /// How far it is, and what it waits for.
-    fn describe(&self) -> String {
-        let progress = self.watched.describe();
-        if self.credentials.have_expired() {
-            format!("{progress}; waiting for other credentials: the session token has expired")
-        } else {
-            progress
-        }
-    }
-
-    async fn run(self: Arc<Self>, config: Arc<Config>, turns: Arc<Turns>, ledger: Arc<Ledger>) {
-        let name = &self.request.name;
-        let ended = match without_panic(self.back_up(&config, &turns)).await {
-            Ok(message) => {
-                tracing::info!(backup = name, path = %self.request.source.backup, message, "backup complete");
-                State::Done(message)
-            }
-            Err(failure) => {
-                tracing::warn!(backup = name, path = %self.request.source.backup, error = %failure, "backup failed");
-                State::Failed(failure.message)
-            }
-        };
-        let is_done = matches!(ended, State::Done(_));
-        ledger.end(Kind::Backup, &self.watched, is_done);
-        self.state.send_replace(ended);
-        self.watched.over.cancel();
-    }
-
-    async fn back_up(&self, config: &Config, turns: &Turns) -> Result<String, Failure> {
-        let stop = &self.watched.stop;
-        let prepared = stop.unless_asked(self.prepare(config, turns));
-        let mut work = match prepared.await? {
-            Prepared::Complete(message) => return Ok(message),
-            Prepared::Ready(work) => work,
-        };
-        // From here on there is a snapshot, to be removed whatever happens.
-        self.changes.tell();
-        let result = self.move_data(config, &mut work).await;
-        let warning = work.snapshot.warning.clone();
-        let released = work.snapshot.release().await;
-        self.changes.tell();
-        let mut message = result?;
-        released?;
-        if let Some(warning) = warning {
-            message = format!("{message}; {warning}");
-        }
-        Ok(message)
-    }
-
-    /// Asks the store whether there is anything to do, waits for a turn, takes the snapshot.
-    async fn prepare<'a>(
-        &self,
-        config: &Config,
-        turns: &'a Turns,
-    ) -> Result<Prepared<'a>, Failure> {
-        let path: &BackupPath = &self.request.source.backup;
-        let store = repository::connect(
-            config,
-            path.repository(),
-            &self.store,
-            &self.credentials,
-            JOB_PATIENCE,
-        )
-        .await;
-        let store: Arc<dyn ringback_datapath::store::ObjectStore> = Arc::new(store);
-        self.watched.set_store(Arc::clone(&store));
-        let size = repository::chunk_size(&repository::settings(&config.datapath));
-        let passphrase = self.request.source.encryption_key.as_ref();
-        let repository = Repository::open_or_create(store, size, passphrase).await?;
-        let mut log = Log::replay(&repository).await?;
-        if let Some(there) = log.find(path.name()) {
-            return self.judge(&there.commit).map(Prepared::Complete);
-        }
-        let turn = turns.backup(self.destination());
-        let turn = self.watched.wait_for_turn(turn).await;
-        // That may have taken hours; the newer the parent, the less there is to do.
-        log.catch_up().await?;
-        if let Some(there) = log.find(path.name()) {
-            return self.judge(&there.commit).map(Prepared::Complete);
-        }
-        let name = &self.located.volume.name;
-        let snapshot = self.located.group.freeze_for_backup(name).await?;
-        if let Some(warning) = &snapshot.warning {
-            tracing::warn!(volume = %name, warning, "snapshot");
-        }
-        Ok(Prepared::Ready(Box::new(Work {
-            repository,
-            log,
-            snapshot,
-            _turn: turn,
-        })))
-    }
-
-    async fn move_data(&self, config: &Config, work: &mut Work<'_>) -> Result<String, Failure> {
-        self.state.send_replace(State::Running);
-        let settings = repository::settings(&config.datapath);
-        let frozen = match &work.snapshot.frozen {
-            Frozen::Snapshot(path) => path,
-            Frozen::NeedsCopy { from, to } => {
-                let copying = &self.watched.copying;
-                copy::run(from, to, &settings, copying, &self.watched.stop).await?;
-                to
-            }
-        };
-        let subject = self.subject(&work.snapshot);
-        let progress = &self.watched.progress;
-        let volume = backup::Volume {
-            path: frozen,
-            extents: work.snapshot.extents.as_deref(),
-            still: &work.snapshot,
-        };
-        let done = backup::run(
-            &work.repository,
-            &mut work.log,
-            volume,
-            &subject,
-            &settings,
-            progress,
-            &self.watched.stop,
-        )
-        .await;
-        match done {
-            Ok(committed) => Ok(describe_commit(&committed.commit)),
-            // Somebody else took the name while we worked, or an answer came in late.
-            Err(DatapathError::NameTaken { .. }) => {
-                let there = work.log.find(&subject.name);
-                self.judge(&there.expect("the log names it").commit)
-            }
-            // A snapshot that is lost cannot be read either; then its loss is the reason.
-            Err(error) => match work.snapshot.check().await {
-                Err(lost) if error.kind() == ErrorKind::Local => {
-                    Err(DatapathError::Moved(lost).into())
-                }
-                _ => Err(error.into()),
-            },
-        }
-    }
-
-    fn destination(&self) -> Destination {
-        (
-            self.located.group_name.clone(),
-            self.located.volume.name.clone(),
-            self.request.source.backup.repository().to_string(),
-            self.store.endpoint.as_ref().map(Endpoint::as_url),
-        )
-    }
-
-    fn subject(&self, snapshot: &BackupSnapshot) -> Subject {
-        let since_1970 = snapshot.created_at.duration_since(UNIX_EPOCH);
-        Subject {
-            name: self.request.source.backup.name().to_owned(),
-            request_name: self.request.name.clone(),
-            volume_handle: self.request.volume_handle.as_str().to_owned(),
-            volume_identity: self.located.volume.identity.clone(),
-            created_ms: since_1970.map_or(0, |since| {
-                u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-            }),
-        }
-    }
-
-    /// Whether the commit at this path is the backup that was asked for.
-    fn judge(&self, commit: &Commit) -> Result<String, Failure> {
-        let path = &self.request.source.backup;
-        let refuse = |what: String| {
-            Err(Failure::new(
-                Code::AlreadyExists,
-                format!("{path} is taken by a backup {what}; choose another path"),
-            ))
-        };
-        if commit.request_name != self.request.name {
-            return refuse(format!("named {:?}", commit.request_name));
-        }
-        if commit.volume_handle != self.request.volume_handle.as_str() {
-            return refuse(format!("of volume {:?}", commit.volume_handle));
-        }
-        if commit.volume_identity != self.located.volume.identity {
-            return refuse(format!(
-                "of an earlier volume {:?} (identity {})",
-                commit.volume_handle, commit.volume_identity
-            ));
-        }
-        Ok(describe_commit(commit))
-    }
-}
-
-enum Prepared<'a> {
-    /// The store has this backup already.
-    Complete(String),
-    Ready(Box<Work<'a>>),
-}
-
-struct Work<'a> {
-    repository: Repository,
-    log: Log,
-    snapshot: BackupSnapshot,
-    _turn: BackupTurn<'a>,
-}
-
 fn is_of_request(commit: &Commit, request: &CreateBackup) -> bool {
     commit.request_name == request.name && commit.volume_handle == request.volume_handle.as_str()
-}
-
-/// What a backup took: `64.0 MiB backed up: 2.0 MiB (compressed to 1.0 MiB) new, 62.0 MiB zero or never
-/// written; 1.1 MiB sent`.
-pub(crate) fn describe_commit(commit: &Commit) -> String {
-    let statistics = commit.statistics.unwrap_or_default();
-    let new = (statistics.new_bytes, describe_new(&statistics), "new");
-    let others = [
-        (statistics.unchanged_bytes, "unchanged"),
-        (statistics.duplicate_bytes, "deduplicated"),
-        (
-            statistics.zero_bytes + statistics.hole_bytes,
-            "zero or never written",
-        ),
-    ];
-    let others = others.map(|(bytes, what)| (bytes, Bytes(bytes).to_string(), what));
-    let told: Vec<String> = std::iter::once(new)
-        .chain(others)
-        .filter(|(bytes, ..)| *bytes > 0)
-        .map(|(_, bytes, what)| format!("{bytes} {what}"))
-        .collect();
-    format!(
-        "{} backed up: {}; {} sent",
-        Bytes(commit.volume_bytes),
-        told.join(", "),
-        Bytes(statistics.sent_bytes),
-    )
-}
-
-/// What was new in a backup, and what became of it: `2.0 MiB (compressed to 1.0 MiB)`.
-pub(crate) fn describe_new(statistics: &Statistics) -> String {
-    let Statistics {
-        new_bytes,
-        packed_bytes,
-        ..
-    } = *statistics;
-    let new = Bytes(new_bytes);
-    // Not counted, or nothing gained: raw records are a little longer than their chunks.
-    if (1..new_bytes).contains(&packed_bytes) {
-        format!("{new} (compressed to {})", Bytes(packed_bytes))
-    } else {
-        new.to_string()
-    }
 }

@@ -1,0 +1,287 @@
+//! One backup, from the question whether there is anything to do to the snapshot's removal.
+
+use std::{sync::Arc, time::UNIX_EPOCH};
+
+use ringback_datapath::{
+    backup::{self, Still, Subject},
+    copy,
+    error::{Error as DatapathError, ErrorKind},
+    log::Log,
+    repository::Repository,
+    store::{
+        ObjectStore, SharedCredentials,
+        location::{BackupPath, Endpoint, StoreConfig},
+    },
+};
+use ringback_proto::repository::Commit;
+use tokio::sync::watch;
+use tonic::Code;
+
+use super::summary::describe_commit;
+use crate::{
+    config::Config,
+    failure::Failure,
+    groups::Located,
+    jobs::{
+        Changes, JOB_PATIENCE, Phase, Watched,
+        ledger::{Kind, Ledger},
+        repository,
+        turns::{BackupTurn, Destination, Turns},
+        without_panic,
+    },
+    request::CreateBackup,
+    volume::{BackupSnapshot, Frozen},
+};
+
+/// One backup job.
+pub struct BackupJob {
+    pub(super) request: CreateBackup,
+    store: StoreConfig,
+    pub(super) located: Located,
+    pub(super) credentials: SharedCredentials,
+    /// What may be looked at while it runs.
+    pub watched: Arc<Watched>,
+    changes: Changes,
+    pub(super) state: watch::Sender<State>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum State {
+    Preparing,
+    Running,
+    Done(String),
+    Failed(String),
+}
+
+impl BackupJob {
+    /// A backup that was asked for; nothing is done yet.
+    pub(super) fn new(
+        request: CreateBackup,
+        store: StoreConfig,
+        located: Located,
+        changes: Changes,
+    ) -> Self {
+        Self {
+            credentials: SharedCredentials::renewable(store.credentials.clone()),
+            store,
+            located,
+            watched: Watched::new(),
+            changes,
+            state: watch::Sender::new(State::Preparing),
+            request,
+        }
+    }
+
+    /// Where it is.
+    pub fn phase(&self) -> (Phase, String) {
+        match &*self.state.borrow() {
+            State::Preparing => (Phase::Preparing, String::new()),
+            State::Running => (Phase::Running, String::new()),
+            State::Done(_) => (Phase::Done, String::new()),
+            State::Failed(message) => (Phase::Failed, message.clone()),
+        }
+    }
+
+    /// How far it is, and what it waits for.
+    pub(super) fn describe(&self) -> String {
+        let progress = self.watched.describe();
+        if self.credentials.have_expired() {
+            format!("{progress}; waiting for other credentials: the session token has expired")
+        } else {
+            progress
+        }
+    }
+
+    /// Does all of it, and tells how it ended.
+    pub(super) async fn run(
+        self: Arc<Self>,
+        config: Arc<Config>,
+        turns: Arc<Turns>,
+        ledger: Arc<Ledger>,
+    ) {
+        let name = &self.request.name;
+        let ended = match without_panic(self.back_up(&config, &turns)).await {
+            Ok(message) => {
+                tracing::info!(backup = name, path = %self.request.source.backup, message, "backup complete");
+                State::Done(message)
+            }
+            Err(failure) => {
+                tracing::warn!(backup = name, path = %self.request.source.backup, error = %failure, "backup failed");
+                State::Failed(failure.message)
+            }
+        };
+        let is_done = matches!(ended, State::Done(_));
+        ledger.end(Kind::Backup, &self.watched, is_done);
+        self.state.send_replace(ended);
+        self.watched.over.cancel();
+    }
+
+    async fn back_up(&self, config: &Config, turns: &Turns) -> Result<String, Failure> {
+        let stop = &self.watched.stop;
+        let prepared = stop.unless_asked(self.prepare(config, turns));
+        let mut work = match prepared.await? {
+            Prepared::Complete(message) => return Ok(message),
+            Prepared::Ready(work) => work,
+        };
+        // From here on there is a snapshot, to be removed whatever happens.
+        self.changes.tell();
+        let result = self.move_data(config, &mut work).await;
+        let warning = work.snapshot.warning.clone();
+        let released = work.snapshot.release().await;
+        self.changes.tell();
+        let mut message = result?;
+        released?;
+        if let Some(warning) = warning {
+            message = format!("{message}; {warning}");
+        }
+        Ok(message)
+    }
+
+    /// Asks the store whether there is anything to do, waits for a turn, takes the snapshot.
+    async fn prepare<'a>(
+        &self,
+        config: &Config,
+        turns: &'a Turns,
+    ) -> Result<Prepared<'a>, Failure> {
+        let path: &BackupPath = &self.request.source.backup;
+        let store = repository::connect(
+            config,
+            path.repository(),
+            &self.store,
+            &self.credentials,
+            JOB_PATIENCE,
+        )
+        .await;
+        let store: Arc<dyn ObjectStore> = Arc::new(store);
+        self.watched.set_store(Arc::clone(&store));
+        let size = repository::chunk_size(&repository::settings(&config.datapath));
+        let passphrase = self.request.source.encryption_key.as_ref();
+        let repository = Repository::open_or_create(store, size, passphrase).await?;
+        let mut log = Log::replay(&repository).await?;
+        if let Some(there) = log.find(path.name()) {
+            return self.judge(&there.commit).map(Prepared::Complete);
+        }
+        let turn = turns.backup(self.destination());
+        let turn = self.watched.wait_for_turn(turn).await;
+        // That may have taken hours; the newer the parent, the less there is to do.
+        log.catch_up().await?;
+        if let Some(there) = log.find(path.name()) {
+            return self.judge(&there.commit).map(Prepared::Complete);
+        }
+        let name = &self.located.volume.name;
+        let snapshot = self.located.group.freeze_for_backup(name).await?;
+        if let Some(warning) = &snapshot.warning {
+            tracing::warn!(volume = %name, warning, "snapshot");
+        }
+        Ok(Prepared::Ready(Box::new(Work {
+            repository,
+            log,
+            snapshot,
+            _turn: turn,
+        })))
+    }
+
+    async fn move_data(&self, config: &Config, work: &mut Work<'_>) -> Result<String, Failure> {
+        self.state.send_replace(State::Running);
+        let settings = repository::settings(&config.datapath);
+        let frozen = match &work.snapshot.frozen {
+            Frozen::Snapshot(path) => path,
+            Frozen::NeedsCopy { from, to } => {
+                let copying = &self.watched.copying;
+                copy::run(from, to, &settings, copying, &self.watched.stop).await?;
+                to
+            }
+        };
+        let subject = self.subject(&work.snapshot);
+        let progress = &self.watched.progress;
+        let volume = backup::Volume {
+            path: frozen,
+            extents: work.snapshot.extents.as_deref(),
+            still: &work.snapshot,
+        };
+        let done = backup::run(
+            &work.repository,
+            &mut work.log,
+            volume,
+            &subject,
+            &settings,
+            progress,
+            &self.watched.stop,
+        )
+        .await;
+        match done {
+            Ok(committed) => Ok(describe_commit(&committed.commit)),
+            // Somebody else took the name while we worked, or an answer came in late.
+            Err(DatapathError::NameTaken { .. }) => {
+                let there = work.log.find(&subject.name);
+                self.judge(&there.expect("the log names it").commit)
+            }
+            // A snapshot that is lost cannot be read either; then its loss is the reason.
+            Err(error) => match work.snapshot.check().await {
+                Err(lost) if error.kind() == ErrorKind::Local => {
+                    Err(DatapathError::Moved(lost).into())
+                }
+                _ => Err(error.into()),
+            },
+        }
+    }
+
+    fn destination(&self) -> Destination {
+        (
+            self.located.group_name.clone(),
+            self.located.volume.name.clone(),
+            self.request.source.backup.repository().to_string(),
+            self.store.endpoint.as_ref().map(Endpoint::as_url),
+        )
+    }
+
+    fn subject(&self, snapshot: &BackupSnapshot) -> Subject {
+        let since_1970 = snapshot.created_at.duration_since(UNIX_EPOCH);
+        Subject {
+            name: self.request.source.backup.name().to_owned(),
+            request_name: self.request.name.clone(),
+            volume_handle: self.request.volume_handle.as_str().to_owned(),
+            volume_identity: self.located.volume.identity.clone(),
+            created_ms: since_1970.map_or(0, |since| {
+                u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+            }),
+        }
+    }
+
+    /// Whether the commit at this path is the backup that was asked for.
+    fn judge(&self, commit: &Commit) -> Result<String, Failure> {
+        let path = &self.request.source.backup;
+        let refuse = |what: String| {
+            Err(Failure::new(
+                Code::AlreadyExists,
+                format!("{path} is taken by a backup {what}; choose another path"),
+            ))
+        };
+        if commit.request_name != self.request.name {
+            return refuse(format!("named {:?}", commit.request_name));
+        }
+        if commit.volume_handle != self.request.volume_handle.as_str() {
+            return refuse(format!("of volume {:?}", commit.volume_handle));
+        }
+        if commit.volume_identity != self.located.volume.identity {
+            return refuse(format!(
+                "of an earlier volume {:?} (identity {})",
+                commit.volume_handle, commit.volume_identity
+            ));
+        }
+        Ok(describe_commit(commit))
+    }
+}
+
+enum Prepared<'a> {
+    /// The store has this backup already.
+    Complete(String),
+    Ready(Box<Work<'a>>),
+}
+
+struct Work<'a> {
+    repository: Repository,
+    log: Log,
+    snapshot: BackupSnapshot,
+    _turn: BackupTurn<'a>,
+}
