@@ -15,7 +15,7 @@ use ringback_proto::repository::{About, Repository as RepositoryMessage};
 
 use crate::{
     crypt::{Keys, Passphrase, Stretched, Stretching},
-    error::Error,
+    error::{Error, ErrorKind},
     format::{
         FormatError,
         key_slot::{KeySlot, key_check},
@@ -30,6 +30,8 @@ pub use crate::format::key_slot::{NoSlotId, SlotId};
 
 /// Slots fetched at once.
 const FETCHES: usize = 16;
+/// Longest slot, frame included. A label of the greatest length makes one of some 500 bytes.
+const SLOT_BYTES_MAX: u64 = 4096;
 /// Longest label, in bytes: it is for a line of a list.
 const LABEL_BYTES_MAX: usize = 200;
 
@@ -223,12 +225,11 @@ impl Slots {
 
 async fn fetch_all(store: &Arc<dyn ObjectStore>, repository: RepositoryId) -> Result<Slots, Error> {
     let listed = store.list(KEYS, None).await?;
-    let ids: Vec<SlotId> = listed
+    let slots = listed
         .iter()
-        .filter_map(|listed| SlotId::of_object(&listed.name))
-        .collect();
-    let mut fetched = stream::iter(ids)
-        .map(|id| async move { (id, fetch(store, id).await) })
+        .filter_map(|listed| Some((SlotId::of_object(&listed.name)?, listed.bytes)));
+    let mut fetched = stream::iter(slots)
+        .map(|(id, bytes)| async move { (id, fetch(store, id, bytes).await) })
         .buffered(FETCHES);
     let mut slots = Slots {
         whole: Vec::new(),
@@ -241,7 +242,7 @@ async fn fetch_all(store: &Arc<dyn ObjectStore>, repository: RepositoryId) -> Re
             Ok(Some(slot)) => slots.foreign.push(slot.id()),
             // Removed a moment ago.
             Ok(None) => {}
-            Err(error @ Error::Object { .. }) => {
+            Err(error) if error.kind() == ErrorKind::Damaged => {
                 tracing::warn!(%error, "going on without a key slot");
                 slots.damaged.push((id, error));
             }
@@ -261,8 +262,20 @@ pub(crate) async fn damaged(repository: &Repository) -> Result<Vec<Error>, Error
     Ok(damaged.map(|(_, error)| error).collect())
 }
 
-async fn fetch(store: &Arc<dyn ObjectStore>, id: SlotId) -> Result<Option<KeySlot>, Error> {
+async fn fetch(
+    store: &Arc<dyn ObjectStore>,
+    id: SlotId,
+    bytes: u64,
+) -> Result<Option<KeySlot>, Error> {
     let object = id.object();
+    if bytes > SLOT_BYTES_MAX {
+        // Slots stay in memory until one has opened, and anybody may have put something there.
+        return Err(Error::Object {
+            object,
+            repository: store.describe(),
+            source: FormatError::Damaged("it is over 4 KiB"),
+        });
+    }
     for tries in 1.. {
         let read = match store.get(&object).await {
             Ok(bytes) => KeySlot::decode(id, bytes).map_err(|source| Error::Object {

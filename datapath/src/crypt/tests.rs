@@ -82,6 +82,37 @@ async fn a_try_stretches_once_however_many_slots_there_are_and_the_same_try_not_
 }
 
 #[tokio::test]
+async fn slots_that_cannot_be_read_or_are_of_any_size_lock_nobody_else_out() {
+    let (store, ..) = made().await;
+    let first = store.list(KEYS, None).await.expect("listed").remove(0).name;
+    let repository = open(&store, "right").await.expect("opens");
+    let keys = crate::keys::KeySlots::of(&repository).expect("encrypted");
+    keys.add(&passphrase("another"), "").await.expect("added");
+    *store.unreadable.lock().expect("unpoisoned") = Some((first.clone(), 10..20));
+    let large = format!("{KEYS}{}", "0".repeat(32));
+    let bytes = Bytes::from(vec![0; 4097]);
+    store.put(&large, bytes.into()).await.expect("put");
+
+    let opened = open(&store, "another").await.expect("opens");
+    let damaged = crate::keys::damaged(&opened).await.expect("listed");
+    let mut damaged: Vec<String> = damaged.iter().map(ToString::to_string).collect();
+    damaged.sort();
+    assert!(damaged[0].contains(&large) && damaged[0].contains("over 4 KiB"));
+    assert!(damaged[1].contains(&first) && damaged[1].contains("cannot be read"));
+    let locked_out = open(&store, "right").await.err().expect("locked out");
+    assert_eq!(locked_out.kind(), ErrorKind::Denied);
+    assert!(locked_out.to_string().contains(&first), "{locked_out}");
+    // And they are taken away as any others.
+    let keys = crate::keys::KeySlots::of(&opened).expect("encrypted");
+    for name in [&large, &first] {
+        let slot = name[KEYS.len()..].parse().expect("a slot");
+        let removed = keys.remove(slot, &passphrase("another"), false).await;
+        removed.expect("removed");
+    }
+    assert_eq!(keys.list().await.expect("listed").len(), 1);
+}
+
+#[tokio::test]
 async fn who_changes_repository_and_makes_its_check_right_is_noticed() {
     let (store, id, message) = made().await;
     let put = async |changed: &RepositoryMessage, epoch| {

@@ -1,7 +1,8 @@
 //! A store in memory, for tests of what goes wrong in stores.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
+    ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -33,6 +34,8 @@ pub(crate) struct FakeStore {
     pub(crate) deletes_left: Mutex<Option<u32>>,
     /// Conditional PUTs of what begins so are denied.
     pub(crate) denied: Mutex<Option<&'static str>>,
+    /// These bytes of this object cannot be read; those before them can.
+    pub(crate) unreadable: Mutex<Option<(String, Range<usize>)>>,
     /// Whole and ranged GETs.
     pub(crate) gets: AtomicU32,
     /// Those of them that were for index segments.
@@ -72,6 +75,36 @@ impl FakeStore {
         })
     }
 
+    /// Bytes of an object as they come in.
+    fn read(&self, object: &str, range: Range<usize>) -> Result<Pieces, StoreError> {
+        let whole = self.find(object)?;
+        let Some(bytes) = whole.get(range.clone()) else {
+            return Err(StoreError::TooShort {
+                object: object.to_owned(),
+            });
+        };
+        let bytes = Bytes::copy_from_slice(bytes);
+        let unreadable = self
+            .unreadable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let bad = unreadable
+            .iter()
+            .find(|(name, bad)| name == object && bad.start < range.end && range.start < bad.end);
+        let Some((_, bad)) = bad else {
+            return Ok(Pieces(VecDeque::from([Ok(bytes)])));
+        };
+        let error = StoreError::Unreadable {
+            object: object.to_owned(),
+            reason: "Input/output error (os error 5)".to_owned(),
+        };
+        let readable = bad.start.saturating_sub(range.start);
+        Ok(Pieces(VecDeque::from([
+            Ok(bytes.slice(..readable)),
+            Err(error),
+        ])))
+    }
+
     fn denial(&self, object: &str) -> StoreError {
         StoreError::Denied {
             object: object.to_owned(),
@@ -97,12 +130,12 @@ fn joined(payload: &Payload) -> Bytes {
     whole.freeze()
 }
 
-struct Piece(Option<Bytes>);
+struct Pieces(VecDeque<Result<Bytes, StoreError>>);
 
 #[async_trait]
-impl Download for Piece {
+impl Download for Pieces {
     async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
-        Ok(self.0.take())
+        self.0.pop_front().transpose()
     }
 }
 
@@ -136,7 +169,11 @@ impl Upload for Parts {
 #[async_trait]
 impl ObjectStore for FakeStore {
     async fn get(&self, object: &str) -> Result<Bytes, StoreError> {
-        let mut whole = self.find(object)?.to_vec();
+        let mut whole = Vec::new();
+        let len = self.objects().get(object).map_or(0, Bytes::len);
+        for piece in self.read(object, 0..len)?.0 {
+            whole.extend_from_slice(&piece?);
+        }
         if one_of(&self.whole_flips) {
             *whole.last_mut().expect("no object is empty") ^= 1;
         }
@@ -149,22 +186,21 @@ impl ObjectStore for FakeStore {
         start: u64,
         end: u64,
     ) -> Result<Box<dyn Download>, StoreError> {
-        let whole = self.find(object)?;
         let range = usize::try_from(start).expect("small")..usize::try_from(end).expect("small");
-        if range.end > whole.len() {
-            return Err(StoreError::TooShort {
-                object: object.to_owned(),
-            });
+        let mut pieces = self.read(object, range)?;
+        if object.starts_with("data/")
+            && let Some(Ok(first)) = pieces.0.front_mut()
+            && one_of(&self.flips)
+        {
+            let mut flipped = first.to_vec();
+            flipped[0] ^= 1;
+            *first = flipped.into();
         }
-        let mut bytes = whole[range].to_vec();
-        if object.starts_with("data/") && one_of(&self.flips) {
-            bytes[0] ^= 1;
-        }
-        Ok(Box::new(Piece(Some(bytes.into()))))
+        Ok(Box::new(pieces))
     }
 
     async fn size(&self, object: &str) -> Result<u64, StoreError> {
-        self.get(object).await.map(|whole| whole.len() as u64)
+        Ok(self.find(object)?.len() as u64)
     }
 
     async fn put(&self, object: &str, payload: Payload) -> Result<(), StoreError> {

@@ -55,9 +55,9 @@ pub enum StoreError {
     /// There is such an object, and its bytes cannot be read, unlike those of others.
     #[error("the object {object} cannot be read: {reason}")]
     Unreadable {
-        /// Its path.
+        /// Its path or key.
         object: String,
-        /// What the system said.
+        /// What the system said, or that it is too large.
         reason: String,
     },
     /// There is no such bucket.
@@ -221,18 +221,16 @@ pub trait ObjectStore: Send + Sync {
 /// Objects fetched whole are far smaller. What is not, is none of ours and shall not fill the memory.
 const WHOLE_BYTES_MAX: usize = 256 << 20;
 
-/// All that comes in; `names` are those of object and store, for messages.
+/// All that comes in of an object, which has this name in messages.
 async fn whole(
     mut download: impl Download,
-    names: impl Fn() -> (String, String),
+    name: impl FnOnce() -> String,
 ) -> Result<Bytes, StoreError> {
     let mut whole = BytesMut::new();
     while let Some(piece) = download.next().await? {
         if whole.len() + piece.len() > WHOLE_BYTES_MAX {
-            let (object, endpoint) = names();
-            return Err(StoreError::Refused {
-                object,
-                endpoint,
+            return Err(StoreError::Unreadable {
+                object: name(),
                 reason: format!("it has over {WHOLE_BYTES_MAX} bytes"),
             });
         }

@@ -49,8 +49,9 @@ pub(super) struct LeafCheck<'a> {
     told: HashSet<PackName>,
 }
 
-/// Leaves with nothing wrong, by half of their ids. One at a volume's end is not among them: what
-/// is right there is not in a larger volume.
+/// Leaves with nothing wrong: what they hold, and where they lie, since equal leaves of different
+/// trees may be stored twice, and one of them be damaged. One at a volume's end is not among them:
+/// what is right there is not in a larger volume.
 type Well = Arc<Mutex<HashSet<[u8; 16]>>>;
 
 /// Leaves of neighbours with their positions, or what is wrong with each.
@@ -131,13 +132,16 @@ impl<'a> LeafCheck<'a> {
         for (index, node, leaf) in decoded {
             add(&self.counts.leaves, 1);
             match leaf {
-                Ok(leaf) if self.check_leaf(backup, index, &leaf, findings).await? => {
+                Ok(leaf) => {
+                    let is_well = self.check_leaf(backup, index, &leaf, findings).await?;
                     let mut well = lock(&self.well);
-                    if well.len() < REMEMBERED_MAX {
-                        well.insert(short(&node));
+                    if is_well
+                        && !is_at_end(self.repository, backup, index)
+                        && well.len() < REMEMBERED_MAX
+                    {
+                        well.insert(mark(&node));
                     }
                 }
-                Ok(_) => {}
                 Err(damage) => {
                     findings.add(damage, span(self.repository, backup, 0, index), None);
                 }
@@ -196,8 +200,17 @@ fn lock(well: &Well) -> MutexGuard<'_, HashSet<[u8; 16]>> {
     well.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn short(node: &NodeRef) -> [u8; 16] {
-    *node.id.first_chunk().expect("an id has 32 bytes")
+fn mark(node: &NodeRef) -> [u8; 16] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&node.id);
+    hasher.update(node.place.pack.as_bytes());
+    hasher.update(&node.place.offset.to_le_bytes());
+    let hash = hasher.finalize();
+    *hash.as_bytes().first_chunk().expect("a hash has 32 bytes")
+}
+
+fn is_at_end(repository: &Repository, backup: &Backup, leaf: u64) -> bool {
+    span(repository, backup, 0, leaf).end == backup.volume_bytes()
 }
 
 fn decode(node: &NodeRef, bytes: Result<Bytes, Damage>) -> Result<Leaf, Damage> {
@@ -229,8 +242,7 @@ async fn fetch_batch(
     let new: Vec<(u64, NodeRef)> = leaves
         .into_iter()
         .filter(|(index, node)| {
-            let bytes = span(repository, backup, 0, *index);
-            bytes.end == backup.volume_bytes() || !lock(well).contains(&short(node))
+            is_at_end(repository, backup, *index) || !lock(well).contains(&mark(node))
         })
         .collect();
     let nodes: Vec<NodeRef> = new.iter().map(|(_, node)| *node).collect();

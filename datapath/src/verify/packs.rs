@@ -305,30 +305,18 @@ async fn read_all(
     records: &Records,
     counts: &Counts,
 ) -> Result<HashMap<u32, String>, Error> {
-    let object = pack.object(ObjectKind::DataPack);
     let mut damaged = HashMap::new();
-    let (first, last) = (records.offsets.first(), records.offsets.last());
-    let (start, end) = (*first.expect("has one"), *last.expect("has one"));
-    let store = repository.store();
-    let mut download = store.get_range(&object, start.into(), end.into()).await?;
-    let mut pending = BytesMut::new();
+    let mut reading = Reading::begin(repository, pack, records).await?;
     let chunk_bytes = repository.chunk_size().buffer_bytes();
     let record_bytes_max = repository.shape().record_bytes_max(chunk_bytes);
     for (place, id) in records.all(pack) {
         if place.stored_bytes as usize > record_bytes_max {
             // Whatever else is in this pack, nobody shall hold a record of any length in memory.
             damaged.insert(place.ordinal, Flaw::Length.to_string());
-            skip(download.as_mut(), &mut pending, place.stored_bytes as usize).await?;
+            reading.skip(place.stored_bytes as usize).await?;
             continue;
         }
-        while pending.len() < place.stored_bytes as usize {
-            let Some(piece) = download.next().await? else {
-                break;
-            };
-            pending.extend_from_slice(&piece);
-        }
-        let len = pending.len().min(place.stored_bytes as usize);
-        let record = pending.split_to(len);
+        let record = reading.take(place.stored_bytes as usize).await?;
         add(&counts.chunks_read, 1);
         add(&counts.bytes_read, record.len() as u64);
         if judge(repository, record, &place, id).await?.is_some()
@@ -340,22 +328,75 @@ async fn read_all(
     Ok(damaged)
 }
 
-/// Passes over the next bytes of a download, of which a part may be pending, and holds none of them.
-async fn skip(
-    download: &mut dyn Download,
-    pending: &mut BytesMut,
-    mut bytes: usize,
-) -> Result<(), StoreError> {
-    while bytes > pending.len() {
-        bytes -= pending.len();
-        pending.clear();
-        match download.next().await? {
-            Some(piece) => pending.extend_from_slice(&piece),
-            None => return Ok(()),
-        }
+/// A pack that is read from its first record to its last. Where its bytes cannot be read it ends
+/// early, like one that is cut off.
+struct Reading {
+    object: String,
+    download: Option<Box<dyn Download>>,
+    pending: BytesMut,
+}
+
+impl Reading {
+    async fn begin(
+        repository: &Repository,
+        pack: PackName,
+        records: &Records,
+    ) -> Result<Self, Error> {
+        let object = pack.object(ObjectKind::DataPack);
+        let (first, last) = (records.offsets.first(), records.offsets.last());
+        let (start, end) = (*first.expect("has one"), *last.expect("has one"));
+        let store = repository.store();
+        let download = match store.get_range(&object, start.into(), end.into()).await {
+            Ok(download) => Some(download),
+            Err(error) => {
+                Damage::of(object.clone(), error.into())?;
+                None
+            }
+        };
+        Ok(Self {
+            object,
+            download,
+            pending: BytesMut::new(),
+        })
     }
-    pending.advance(bytes);
-    Ok(())
+
+    /// Fetches another piece; whether there is one.
+    async fn fetch(&mut self) -> Result<bool, Error> {
+        let Some(download) = &mut self.download else {
+            return Ok(false);
+        };
+        match download.next().await {
+            Ok(Some(piece)) => {
+                self.pending.extend_from_slice(&piece);
+                return Ok(true);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                Damage::of(self.object.clone(), error.into())?;
+            }
+        }
+        self.download = None;
+        Ok(false)
+    }
+
+    /// The next bytes, fewer at the end.
+    async fn take(&mut self, bytes: usize) -> Result<BytesMut, Error> {
+        while self.pending.len() < bytes && self.fetch().await? {}
+        Ok(self.pending.split_to(bytes.min(self.pending.len())))
+    }
+
+    /// Passes over the next bytes, and holds none of them.
+    async fn skip(&mut self, mut bytes: usize) -> Result<(), Error> {
+        while bytes > self.pending.len() {
+            bytes -= self.pending.len();
+            self.pending.clear();
+            if !self.fetch().await? {
+                return Ok(());
+            }
+        }
+        self.pending.advance(bytes);
+        Ok(())
+    }
 }
 
 /// Whether the chunk is whole at this place.
@@ -481,16 +522,17 @@ mod tests {
         for piece_bytes in 1..=whole.len() {
             for bytes in 0..=whole.len() + 1 {
                 let pieces = whole.chunks(piece_bytes).map(Bytes::copy_from_slice);
-                let mut download = Pieces(pieces.collect());
-                let first = download.next().await.expect("comes").expect("has one");
-                let mut pending = BytesMut::from(first);
-                let skipped = skip(&mut download, &mut pending, bytes).await;
-                skipped.expect("passes over");
-                while let Some(piece) = download.next().await.expect("comes") {
-                    pending.extend_from_slice(&piece);
-                }
-                let left = &whole[bytes.min(whole.len())..];
-                assert_eq!(pending, left, "{bytes} bytes, pieces of {piece_bytes}");
+                let mut reading = Reading {
+                    object: String::new(),
+                    download: Some(Box::new(Pieces(pieces.collect()))),
+                    pending: BytesMut::new(),
+                };
+                let first = reading.take(1).await.expect("comes");
+                assert_eq!(first, [0][..]);
+                reading.skip(bytes).await.expect("passes over");
+                let left = reading.take(whole.len()).await.expect("comes");
+                let expected = &whole[(1 + bytes).min(whole.len())..];
+                assert_eq!(left, expected, "{bytes} bytes, pieces of {piece_bytes}");
             }
         }
     }

@@ -36,7 +36,7 @@ const WRITTEN: [u64; 6] = [1, 2, 3, 10, 515, 600];
 /// A repository of two backups of one volume, in which one chunk changed in between.
 struct Bed {
     store: Arc<FakeStore>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Bed {
@@ -58,10 +58,7 @@ impl Bed {
         back_up(&repository, volume.clone(), "monday").await;
         write(&file, 10, "tuesday");
         back_up(&repository, volume, "tuesday").await;
-        Self {
-            store,
-            _folder: folder,
-        }
+        Self { store, folder }
     }
 
     async fn verify(&self, depth: Depth) -> Result<(Vec<Finding>, Counts), Error> {
@@ -120,6 +117,10 @@ fn write(file: &File, chunk: u64, seed: &str) {
 }
 
 async fn back_up(repository: &Repository, volume: PathBuf, name: &str) {
+    back_up_of(repository, volume, name, "data").await;
+}
+
+async fn back_up_of(repository: &Repository, volume: PathBuf, name: &str, handle: &str) {
     let settings = Settings {
         engine: IoEngine::Sync,
         buffer_bytes: 1 << 20,
@@ -128,8 +129,8 @@ async fn back_up(repository: &Repository, volume: PathBuf, name: &str) {
     let subject = Subject {
         name: name.to_owned(),
         request_name: name.to_owned(),
-        volume_handle: "data".to_owned(),
-        volume_identity: "data".to_owned(),
+        volume_handle: handle.to_owned(),
+        volume_identity: handle.to_owned(),
         created_ms: 0,
     };
     let mut log = Log::replay(repository).await.expect("replays");
@@ -239,6 +240,24 @@ async fn a_damaged_footer_costs_nothing_and_chunks_are_still_held_against_the_tr
 }
 
 #[tokio::test]
+async fn where_a_disk_cannot_read_a_pack_the_chunks_there_are_damaged_and_no_others() {
+    let bed = Bed::new().await;
+    let (monday, _) = bed.data_packs();
+    // In the second record: of chunk 2.
+    let bad = 32 + 65_537 + 100..32 + 65_537 + 612;
+    *bed.store.unreadable.lock().expect("unpoisoned") = Some((monday.clone(), bad));
+    let says = |backup: &str| {
+        format!(
+            "backup {backup:?} of volume \"data\" is damaged at byte {}, for {CHUNK} bytes: object \
+             {monday} cannot be read: Input/output error (os error 5)",
+            2 * CHUNK
+        )
+    };
+    let told = bed.told(Depth::with_data(100)).await;
+    assert_eq!(told, [says("monday"), says("tuesday")]);
+}
+
+#[tokio::test]
 async fn an_over_long_record_is_passed_over_and_what_follows_is_read_once() {
     let bed = Bed::new().await;
     let gets = async || {
@@ -313,6 +332,29 @@ async fn a_damaged_tree_node_costs_the_part_of_the_volume_that_it_describes() {
         told[0].contains(&format!("for {VOLUME_BYTES} bytes")),
         "{told:?}"
     );
+}
+
+#[tokio::test]
+async fn of_equal_leaves_that_are_stored_twice_each_is_looked_at() {
+    let bed = Bed::new().await;
+    let repository = Repository::open(Arc::clone(&bed.store) as _, None)
+        .await
+        .expect("opens");
+    // A copy of the volume as it is now: its chunks are found in the packs of the other, and its
+    // tree, for which it has no parent, is stored anew.
+    let trees = bed.names("tree/");
+    let copy = bed.folder.path().join("volume");
+    back_up_of(&repository, copy, "copy", "another").await;
+    let mut new = bed.names("tree/");
+    new.retain(|name| !trees.contains(name));
+    let [tree] = new.try_into().expect("one pack has its tree");
+    bed.change(&tree, |bytes| bytes[40] ^= 1);
+    let says = format!(
+        "backup \"copy\" of volume \"another\" is damaged at byte 0, for {} bytes: object {tree} is \
+         damaged: a tree node's bytes do not match its id",
+        512 * CHUNK
+    );
+    assert_eq!(bed.told(Depth::METADATA).await, [says]);
 }
 
 #[tokio::test]

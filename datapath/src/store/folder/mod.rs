@@ -115,10 +115,7 @@ fn ended(path: &FolderPath, error: &std::io::Error) -> StoreError {
 impl ObjectStore for FolderStore {
     async fn get(&self, object: &str) -> Result<Bytes, StoreError> {
         let download = FileDownload::open(self, object, None).await?;
-        whole(download, || {
-            (self.root.shown(object), self.path.to_string())
-        })
-        .await
+        whole(download, || self.root.shown(object)).await
     }
 
     async fn get_range(

@@ -166,7 +166,7 @@ fn patient_client(config: &Config, patience: Duration, reach: &Arc<Reach>) -> Cl
 impl ObjectStore for S3Store {
     async fn get(&self, object: &str) -> Result<Bytes, StoreError> {
         let download = RangeDownload::new(self, object, None);
-        whole(download, || (self.key(object), self.endpoint.clone())).await
+        whole(download, || self.key(object)).await
     }
 
     async fn get_range(
