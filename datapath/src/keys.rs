@@ -225,9 +225,10 @@ impl Slots {
 
 async fn fetch_all(store: &Arc<dyn ObjectStore>, repository: RepositoryId) -> Result<Slots, Error> {
     let listed = store.list(KEYS, None).await?;
-    let slots = listed
+    let slots: Vec<(SlotId, u64)> = listed
         .iter()
-        .filter_map(|listed| Some((SlotId::of_object(&listed.name)?, listed.bytes)));
+        .filter_map(|listed| Some((SlotId::of_object(&listed.name)?, listed.bytes)))
+        .collect();
     let mut fetched = stream::iter(slots)
         .map(|(id, bytes)| async move { (id, fetch(store, id, bytes).await) })
         .buffered(FETCHES);

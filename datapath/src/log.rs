@@ -11,6 +11,7 @@ pub(crate) mod fuzzing;
 mod history;
 mod mend;
 mod replay;
+mod reserve;
 mod truncate;
 #[cfg(test)]
 mod with_checkpoints;
@@ -36,6 +37,7 @@ use checkpoint::Scope;
 use history::History;
 
 pub use history::Committed;
+pub(crate) use reserve::Flaw;
 
 /// An entry's object must stay small, so that any store takes it in one write.
 const ENTRY_BYTES_MAX: usize = 4 << 10;

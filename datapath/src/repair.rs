@@ -2,9 +2,10 @@
 //!
 //! Data packs with damaged chunks are marked in the log, so that the next backup which meets the
 //! same data stores it again; restores of older backups take it from there. Index segments that are
-//! lost or damaged are made anew from the footers of the packs. What no other copy heals is lost.
+//! lost or damaged are made anew from the footers of the packs. A log that could be read in one way
+//! only gets another checkpoint. What no other copy heals is lost.
 //!
-//! It removes nothing, needs no lock and may be cut off at any point: each of its entries stands by
+//! It removes nothing but checkpoints that are damaged and entries below those that are whole, needs no lock and may be cut off at any point: each of its entries stands by
 //! itself, and a second run appends what is still missing.
 
 use std::collections::{BTreeSet, HashSet};
@@ -16,7 +17,7 @@ use crate::{
     footers::fetch_footer,
     format::name::{ObjectKind, PackName, SessionId, pack_table},
     index::{SegmentCache, SegmentWriter, fetch_segment, places_in},
-    log::Log,
+    log::{Flaw, Log},
     packer::FinishedPack,
     repository::Repository,
     store::StoreError,
@@ -37,6 +38,8 @@ pub struct Repaired {
     pub segments_added: usize,
     /// Packs that no whole segment listed, and that the new ones list.
     pub packs_listed: usize,
+    /// Checkpoints, and entries below them, that were damaged, and that a new checkpoint stands for.
+    pub log_replaced: Vec<String>,
     /// Entries appended to the log.
     pub entries: usize,
     /// All that was found, in the order in which it was.
@@ -72,7 +75,8 @@ impl Repaired {
 
     /// What costs no backup a byte and could not be made good.
     pub fn left(&self) -> impl Iterator<Item = &Finding> {
-        let replaced: HashSet<&String> = self.segments_dropped.iter().collect();
+        let replaced = self.segments_dropped.iter().chain(&self.log_replaced);
+        let replaced: HashSet<&String> = replaced.collect();
         self.findings
             .iter()
             .filter(|it| it.severity() == Severity::Harmless)
@@ -107,7 +111,25 @@ pub async fn run(
         repaired.entries += log.mark(&damaged).await?;
     }
     mend_index(repository, log, &seen.data_packs, dry_run, &mut repaired).await?;
+    mend_log(log, dry_run, &mut repaired).await?;
     Ok(repaired)
+}
+
+/// Sums the log up anew, should it be readable in one way only.
+async fn mend_log(log: &mut Log, dry_run: bool, repaired: &mut Repaired) -> Result<(), Error> {
+    let flaws = log.flaws().await?;
+    if flaws.is_empty() {
+        return Ok(());
+    }
+    let mut left = Vec::new();
+    if !dry_run {
+        repaired.entries += log.sum_up_anew(&flaws).await?;
+        left = log.flaws().await?;
+    }
+    let objects = flaws.into_iter().map(|flaw| flaw.object);
+    let is_left = |object: &String| left.iter().any(|it: &Flaw| it.object == *object);
+    repaired.log_replaced = objects.filter(|it| !is_left(it)).collect();
+    Ok(())
 }
 
 /// Replaces segments that cannot be read by new ones, which list what no other does.

@@ -158,6 +158,11 @@ impl Repair {
         for segment in &repaired.segments_dropped {
             output::line(&format!("object {segment} {would}dropped from the index"));
         }
+        for object in &repaired.log_replaced {
+            output::line(&format!(
+                "object {object} {would}replaced by another checkpoint of the log"
+            ));
+        }
         if repaired.packs_listed > 0 {
             let packs = number_of(repaired.packs_listed as u64, "pack");
             output::line(&format!("{packs} {would}listed in the index again"));
@@ -185,6 +190,7 @@ impl Repair {
             "segments_dropped": repaired.segments_dropped,
             "segments_added": repaired.segments_added,
             "packs_listed": repaired.packs_listed,
+            "log_replaced": repaired.log_replaced,
             "entries": repaired.entries,
             "lost": of(Severity::Lost),
             "healed": of(Severity::Healed),

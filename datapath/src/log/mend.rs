@@ -32,6 +32,12 @@ impl Log {
         Ok(new.len().div_ceil(NAMES_MAX))
     }
 
+    /// Appends an entry that marks no packs.
+    pub(super) async fn mark_nothing(&mut self) -> Result<(), Error> {
+        let nothing = Kind::Damage(Damage::default());
+        self.append_entry(|_| Ok(nothing.clone())).await.map(drop)
+    }
+
     /// Puts index segments, which are durable, in the place of others; how many entries that took.
     /// New ones enter first, so that at no time less is known than before.
     pub(crate) async fn exchange_segments(

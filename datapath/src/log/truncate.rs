@@ -55,7 +55,8 @@ pub(super) async fn truncate(repository: &Repository, history: &History) -> Resu
     };
     for slot in [second, highest] {
         let sum = checkpoint::read(repository, slot, Scope::Whole).await?;
-        check(repository, history, &sum).await?;
+        compare(repository, history, &sum)?;
+        compare_entry(repository, &sum).await?;
     }
     let listed = repository.store().list(LOG, None).await?;
     let mut removed = 0;
@@ -77,23 +78,30 @@ pub(super) async fn truncate(repository: &Repository, history: &History) -> Resu
     Ok(removed)
 }
 
-/// Holds a checkpoint against what this writer knows, and against its entry if that is still there.
-async fn check(repository: &Repository, history: &History, sum: &History) -> Result<(), Error> {
-    let refuse = |sentence| {
-        let object = sum.head.checkpoint();
-        Err(repository.refuse(&object, FormatError::Damaged(sentence)))
-    };
+/// Holds a checkpoint against what is known of the log.
+pub(super) fn compare(
+    repository: &Repository,
+    history: &History,
+    sum: &History,
+) -> Result<(), Error> {
     let up_to = sum.head.min(history.head);
     let commits_of = |it: &History| -> Vec<Committed> {
         let commits = it.commits.iter().filter(|it| it.slot <= up_to);
         commits.cloned().collect()
     };
-    if commits_of(history) != commits_of(sum) {
-        return refuse("it says of backups what the log does not say");
+    if commits_of(history) == commits_of(sum) {
+        return Ok(());
     }
+    let differs = FormatError::Damaged("it says of backups what the log does not say");
+    Err(repository.refuse(&sum.head.checkpoint(), differs))
+}
+
+/// Holds a checkpoint against its entry, if that is still there.
+async fn compare_entry(repository: &Repository, sum: &History) -> Result<(), Error> {
     match repository.store().get(&sum.head.object()).await {
         Ok(entry) if blake3::hash(&entry).as_bytes()[..] != sum.head_hash[..] => {
-            refuse("the entry in its slot is another")
+            let differs = FormatError::Damaged("the entry in its slot is another");
+            Err(repository.refuse(&sum.head.checkpoint(), differs))
         }
         Ok(_) | Err(StoreError::NotFound { .. }) => Ok(()),
         Err(error) => Err(error.into()),

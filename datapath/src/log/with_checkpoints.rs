@@ -310,3 +310,91 @@ async fn a_damaged_checkpoint_is_passed_over_only_if_the_log_reaches_it_all_the_
     let refused = Log::replay(&repository).await.err().expect("refused");
     assert!(refused.to_string().contains("checkpoint/"), "{refused}");
 }
+
+/// Both checkpoints, a block of one, and entries between them.
+fn reserve_of(store: &FakeStore) -> Vec<String> {
+    let (trees, entries) = (names(store, "tree/"), names(store, LOG));
+    let behind = usize::try_from(INTERVAL).expect("small");
+    let few = [
+        &trees[0],
+        &trees[1],
+        &entries[0],
+        &entries[behind / 2],
+        &entries[behind - 1],
+    ];
+    let few = few.into_iter().cloned();
+    names(store, "checkpoint/").into_iter().chain(few).collect()
+}
+
+#[tokio::test]
+async fn what_the_log_would_be_read_by_without_its_highest_checkpoint_is_looked_at_and_renewed() {
+    let ways: [fn(&FakeStore, &str); 3] = [
+        |store, object| {
+            store.objects().remove(object);
+        },
+        |store, object| {
+            let mut objects = store.objects();
+            let bytes = objects.get_mut(object).expect("there");
+            *bytes = bytes.slice(..bytes.len() / 2);
+        },
+        |store, object| {
+            let len = store.objects()[object].len();
+            *store.unreadable.lock().expect("not poisoned") = Some((object.to_owned(), 0..len));
+        },
+    ];
+    let store = Arc::new(FakeStore::new());
+    let (_, log) = truncated(&store).await;
+    assert_eq!(log.flaws().await.expect("looked at").len(), 0);
+    let whole = store.objects().clone();
+    for object in reserve_of(&store) {
+        for damage in ways {
+            store.objects().clone_from(&whole);
+            damage(&store, &object);
+            is_noticed_and_made_good(&store, &object).await;
+            *store.unreadable.lock().expect("not poisoned") = None;
+        }
+    }
+}
+
+async fn is_noticed_and_made_good(store: &Arc<FakeStore>, object: &str) {
+    let repository = repository(store).await;
+    let mut log = replayed(&repository).await;
+    let is_gone = !store.objects().contains_key(object);
+    let flaws = log.flaws().await.expect("looked at");
+    assert_eq!(flaws.len(), 1, "{object}: {flaws:?}");
+    if is_gone && object.starts_with("checkpoint/") {
+        // Nobody knows that there was one; but the log cannot be read from its first entry on.
+        assert_eq!(flaws[0].object, Slot(1).object());
+    }
+    log.sum_up_anew(&flaws).await.expect("summed up");
+    assert_eq!(log.flaws().await.expect("looked at").len(), 0, "{object}");
+    let again = replayed(&repository).await;
+    assert_eq!(again.history, log.history, "{object}");
+    // And now the highest may go.
+    store.lose(&log.history.head.checkpoint());
+    assert_eq!(replayed(&repository).await.history, log.history, "{object}");
+}
+
+#[tokio::test]
+async fn a_checkpoint_at_the_head_of_the_log_is_renewed_behind_an_entry_that_says_nothing() {
+    let store = Arc::new(FakeStore::new());
+    let repository = repository(&store).await;
+    let mut log = replayed(&repository).await;
+    append(&mut log, 1..INTERVAL + 1).await;
+    let head = log.history.head;
+    assert_eq!(names(&store, "checkpoint/"), [head.checkpoint()]);
+    store
+        .objects()
+        .insert(head.checkpoint(), Bytes::from_static(b"rot"));
+    let flaws = log.flaws().await.expect("looked at");
+    assert_eq!(flaws[0].object, head.checkpoint());
+    let before = log.history.clone();
+    assert_eq!(log.sum_up_anew(&flaws).await.expect("summed up"), 1);
+    assert_eq!(names(&store, "checkpoint/"), [head.next().checkpoint()]);
+    let after = replayed(&repository).await.history;
+    assert_eq!(
+        (&after.commits, &after.segments),
+        (&before.commits, &before.segments)
+    );
+    assert_eq!(after.marked, before.marked);
+}

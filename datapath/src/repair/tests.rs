@@ -313,6 +313,43 @@ async fn a_marked_pack_that_is_whole_heals_the_one_that_took_its_place() {
 }
 
 #[tokio::test]
+async fn a_damaged_checkpoint_is_told_and_another_takes_its_place() {
+    let bed = Bed::new(None).await;
+    bed.back_up("data", "monday").await;
+    let mut log = bed.log().await;
+    for n in 0..520 {
+        let pack = PackName::random(SessionId([7; 8]), n);
+        log.mark(&BTreeSet::from([pack])).await.expect("appends");
+    }
+    let [second, highest] = bed.names("checkpoint/").try_into().expect("two");
+    for checkpoint in [second, highest] {
+        bed.change(&checkpoint, |bytes| bytes[50] ^= 1);
+        let before = bed.store.objects().clone();
+        let planned = bed.repair(true).await;
+        assert_eq!(before, *bed.store.objects(), "a dry run writes nothing");
+        let repaired = bed.repair(false).await;
+        for repaired in [&planned, &repaired] {
+            let [finding] = &repaired.findings[..] else {
+                panic!("{repaired:?}");
+            };
+            assert_eq!(finding.severity(), Severity::Harmless);
+            assert_eq!(
+                finding.to_string(),
+                format!(
+                    "object {checkpoint} is damaged: its check does not match its bytes and name; \
+                     the backups are found without it"
+                )
+            );
+            assert_eq!(repaired.log_replaced, [checkpoint.clone()]);
+            assert_eq!(repaired.standing(), Standing::Whole);
+        }
+        let again = bed.repair(false).await;
+        assert_eq!((again.findings.len(), again.entries), (0, 0));
+        assert_eq!(bed.log().await.commits().len(), 1);
+    }
+}
+
+#[tokio::test]
 async fn a_lost_index_is_made_anew_and_the_next_backup_finds_all_in_it() {
     for encrypted in [None, Some("a passphrase of these tests")] {
         let bed = Bed::new(encrypted).await;
