@@ -128,12 +128,16 @@ pub async fn run(
             .await?
             .write_all(chunks, &parent, hole_bytes, progress, stop)
             .await?;
-        let commit = written
+        let (commit, later) = written
             .into_commit(repository, &parent, volume_bytes, size, subject)
             .await?;
         // All has been read, and nothing counts yet.
         volume.still.check().await.map_err(Error::Moved)?;
-        log.append(commit).await
+        let committed = log.append(commit).await?;
+        if let Err(error) = log.exchange_segments(&later, &[]).await {
+            tracing::warn!(%error, "others do not know of all chunks of this backup before a repair");
+        }
+        Ok::<_, Error>(committed)
     };
     let ended = stop.unless_halted(work).await;
     // However it ended: the caller may remove the snapshot when this returns.

@@ -137,23 +137,26 @@ impl Log {
             };
             let bytes = self.encode(slot, &entry)?;
             let put = self.repository.store().put_new(&slot.object(), bytes).await;
-            // Whether the PUT was acknowledged or not, the slot tells: an entry with our nonce is
-            // ours.
-            let answer_lost = match put {
+            // Whatever the answer, the slot tells: an entry with our nonce is ours. Even of a PUT that
+            // was denied in the end a first try may have come through. In a folder what is seen is not
+            // yet what is synced.
+            let failure = match put {
                 Ok(PutNew::Created | PutNew::Exists) => None,
-                Err(StoreError::Unreachable { endpoint, reason }) => {
-                    Some(StoreError::Unreachable { endpoint, reason })
-                }
-                Err(error) => return Err(error.into()),
+                Err(error @ StoreError::Folder(_)) => return Err(error.into()),
+                Err(error) => Some(error),
             };
-            if let Some(found) = self.read_on(Some((&nonce, &kind))).await?
+            let found = match (self.read_on(Some((&nonce, &kind))).await, &failure) {
+                (Err(_), Some(_)) => None,
+                (found, _) => found?,
+            };
+            if let Some(found) = found
                 && let Some((own, newest)) = self.confirm(found, &kind).await?
             {
                 truncate::keep_short(&self.repository, &self.history, newest).await;
                 return Ok(own);
             }
             if self.history.head < slot {
-                if let Some(error) = answer_lost {
+                if let Some(error) = failure {
                     return Err(error.into());
                 }
                 conflicts += 1;
@@ -339,6 +342,29 @@ mod tests {
         store.whole_flips.store(4, Ordering::Relaxed);
         let replayed = Log::replay(&repository).await.expect("replay");
         assert_eq!(replayed.commits().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_backup_whose_entry_is_there_exists_whatever_the_store_answered() {
+        let store = Arc::new(FakeStore::new());
+        let size = ChunkSize::new(64 << 10).expect("valid");
+        let repository = Repository::open_or_create(Arc::clone(&store) as _, size, None)
+            .await
+            .expect("made");
+        let mut log = Log::replay(&repository).await.expect("replay");
+        let commit = |name: &str| Commit {
+            id: Bytes::copy_from_slice(&random::<16>()),
+            name: name.into(),
+            ..Commit::default()
+        };
+        store.belied.store(1, Ordering::Relaxed);
+        let committed = log.append(commit("one")).await.expect("appended");
+        assert_eq!(committed.slot, Slot(1));
+        *store.denied.lock().expect("not poisoned") = Some(LOG);
+        let denied = log.append(commit("two")).await.expect_err("denied");
+        assert_eq!(denied.kind(), ErrorKind::Denied);
+        let replayed = Log::replay(&repository).await.expect("replay");
+        assert_eq!(replayed.commits(), [committed]);
     }
 
     #[tokio::test]

@@ -28,11 +28,15 @@ use crate::{
 /// Sizes of packs and parts.
 #[derive(Debug, Clone, Copy)]
 pub struct PackSizes {
-    /// A pack is ended before it would pass this.
+    /// A pack is ended before it would pass this, if it does not have [`RECORDS_MAX`] before.
     pub pack_bytes: u32,
     /// All parts but a pack's last are of this size.
     pub part_bytes: u32,
 }
+
+/// However well its chunks compress, a pack has no more: what reads its footer, or the index segment
+/// that repeats it, needs memory for all of it.
+const RECORDS_MAX: usize = 1 << 16;
 
 /// However little data there is, packs are not made smaller than this.
 const SMALL_PACK_BYTES: u32 = 4 << 20;
@@ -48,6 +52,11 @@ impl PackSizes {
             pack_bytes: share.max(SMALL_PACK_BYTES).min(self.pack_bytes),
             ..self
         }
+    }
+
+    /// Whether a record of this length is for the next pack.
+    fn are_full(self, layout: &Layout, len: usize) -> bool {
+        layout.end() as usize + len > self.pack_bytes as usize || layout.records() >= RECORDS_MAX
     }
 }
 
@@ -108,11 +117,11 @@ impl PackWriter {
     pub async fn append(&mut self, id: &[u8; 32], record: Record) -> Result<Place, Error> {
         let shape = self.repository.shape();
         let len = record.stored_bytes(shape);
-        let is_full = self
+        if self
             .open
             .as_ref()
-            .is_some_and(|open| open.layout.end() as usize + len > self.sizes.pack_bytes as usize);
-        if is_full {
+            .is_some_and(|open| self.sizes.are_full(&open.layout, len))
+        {
             self.end_pack().await?;
         }
         self.collect_finished()?;
@@ -319,6 +328,32 @@ impl Drop for AbortUnlessDone {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{chunk::ChunkSize, store::fake::FakeStore};
+
+    #[tokio::test]
+    async fn a_pack_is_ended_when_it_has_many_records_however_small_they_are() {
+        let size = ChunkSize::new(64 << 10).expect("valid");
+        let repository = Repository::open_or_create(Arc::new(FakeStore::new()), size, None)
+            .await
+            .expect("made");
+        let sizes = PackSizes {
+            pack_bytes: 64 << 20,
+            part_bytes: 8 << 20,
+        };
+        let session = SessionId::random();
+        let mut writer = PackWriter::new(&repository, session, ObjectKind::TreePack, sizes);
+        for _ in 0..2 * RECORDS_MAX + 1 {
+            let record = Record::node(b"1".to_vec());
+            writer.append(&[1; 32], record).await.expect("appended");
+        }
+        let packs = writer.finish().await.expect("stored");
+        let mut records: Vec<usize> = packs
+            .iter()
+            .map(|it| it.footer.stored_bytes.len())
+            .collect();
+        records.sort_unstable();
+        assert_eq!(records, [1, RECORDS_MAX, RECORDS_MAX]);
+    }
 
     #[test]
     fn much_data_goes_in_large_packs_and_little_in_many() {

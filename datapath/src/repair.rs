@@ -150,7 +150,7 @@ async fn mend_index(
         .map(|name| footer_of(repository, name))
         .buffered(FETCHES);
     let cache = SegmentCache::open(None, repository, &[]).await;
-    let mut writer = SegmentWriter::new(repository, SessionId::random(), 0, cache);
+    let mut writer = SegmentWriter::new(repository, SessionId::random(), cache);
     while let Some(pack) = packs.try_next().await? {
         let Some(pack) = pack else {
             continue;

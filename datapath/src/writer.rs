@@ -34,6 +34,8 @@ use crate::{
 
 /// Logical sector size that roots record: volumes are addressed in 512-byte sectors.
 const SECTOR_BYTES: u32 = 512;
+/// Segments that an entry names beside a commit: 2.3 KiB of its 4.
+const SEGMENTS_IN_COMMIT_MAX: usize = 96;
 /// Nodes are small: a few thousand of them make a pack.
 const TREE_PACKS: PackSizes = PackSizes {
     pack_bytes: 64 << 20,
@@ -100,7 +102,7 @@ impl<'a> Writer<'a> {
             index,
             window,
             data: PackWriter::new(repository, id, ObjectKind::DataPack, settings.data_packs),
-            segments: SegmentWriter::new(repository, id, chunks, cache),
+            segments: SegmentWriter::new(repository, id, cache),
             tree: TreeWriter::new(tree_packs, repository.hashing(), chunks),
             statistics: Statistics::default(),
         })
@@ -238,7 +240,8 @@ impl<'a> Writer<'a> {
 }
 
 impl Written {
-    /// Stores root and ref set; what is left is to append the commit.
+    /// Stores root and ref set; what is left is to append the commit, and behind it the segments that
+    /// it has no room for.
     pub(crate) async fn into_commit(
         mut self,
         repository: &Repository,
@@ -246,7 +249,7 @@ impl Written {
         volume_bytes: u64,
         size: ChunkSize,
         subject: &Subject,
-    ) -> Result<Commit, Error> {
+    ) -> Result<(Commit, Vec<PackName>), Error> {
         self.statistics.sent_bytes = repository.store().meter().sent();
         let root = Root {
             volume_bytes,
@@ -267,7 +270,9 @@ impl Written {
             tree: self.tree.tree_packs,
         };
         let ref_set = refs::store(repository, &packs, parent.packs.as_ref()).await?;
-        Ok(Commit {
+        let mut segments = self.segments;
+        let later = segments.split_off(segments.len().min(SEGMENTS_IN_COMMIT_MAX));
+        let commit = Commit {
             id: Bytes::copy_from_slice(&random::<16>()),
             name: subject.name.clone(),
             request_name: subject.request_name.clone(),
@@ -276,12 +281,13 @@ impl Written {
             roots: vec![root.to_message()],
             ref_set,
             session: Bytes::copy_from_slice(&self.session.0),
-            segments: join_names(&self.segments),
+            segments: join_names(&segments),
             volume_bytes,
             created_ms: subject.created_ms,
             chunk_bytes: size.bytes(),
             statistics: Some(self.statistics),
-        })
+        };
+        Ok((commit, later))
     }
 }
 
@@ -329,4 +335,52 @@ async fn index_adopted(
         segments.add(vec![pack]).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::store::fake::FakeStore;
+
+    #[tokio::test]
+    async fn a_backup_of_any_number_of_segments_is_committed_and_all_of_them_count() {
+        let size = ChunkSize::new(64 << 10).expect("valid");
+        let repository = Repository::open_or_create(Arc::new(FakeStore::new()), size, None)
+            .await
+            .expect("made");
+        let mut log = Log::replay(&repository).await.expect("replays");
+        for (n, count) in [0, 96, 97, 5000].into_iter().enumerate() {
+            let session = SessionId::random();
+            let packer = PackWriter::new(&repository, session, ObjectKind::TreePack, TREE_PACKS);
+            let tree = TreeWriter::new(packer, repository.hashing(), 0);
+            let segments: Vec<PackName> = (0..count)
+                .map(|sequence| PackName::random(session, sequence))
+                .collect();
+            let written = Written {
+                session,
+                tree: tree.finish().await.expect("empty"),
+                segments: segments.clone(),
+                statistics: Statistics::default(),
+            };
+            // Names as long as they may be.
+            let subject = Subject {
+                name: format!("{n}{}", "n".repeat(400)),
+                request_name: "r".repeat(400),
+                volume_handle: "h".repeat(100),
+                volume_identity: "i".repeat(100),
+                created_ms: u64::MAX,
+            };
+            let parent = Parent::of(&repository, &log, &subject.volume_identity).await;
+            let parent = parent.expect("read");
+            let before = log.segments().len();
+            let committed = written.into_commit(&repository, &parent, 0, size, &subject);
+            let (commit, later) = committed.await.expect("stored");
+            log.append(commit).await.expect("it has room");
+            log.exchange_segments(&later, &[]).await.expect("appended");
+            let replayed = Log::replay(&repository).await.expect("replays");
+            assert_eq!(replayed.segments()[before..], segments, "{count}");
+        }
+    }
 }

@@ -194,6 +194,9 @@ pub fn read_footer(
     Ok(Some(footer))
 }
 
+/// Longest footer: of some 7 million records.
+pub const FOOTER_BYTES_MAX: u32 = 256 << 20;
+
 /// How many bytes at a pack's end are footer, check and trailer, given its last bytes.
 pub fn tail_bytes(tail: &[u8]) -> Result<usize, FormatError> {
     let trailer: &[u8; TRAILER_BYTES] = tail
@@ -203,6 +206,9 @@ pub fn tail_bytes(tail: &[u8]) -> Result<usize, FormatError> {
         return Err(FormatError::Damaged("the end mark is missing"));
     }
     let body = u32::from_le_bytes([trailer[0], trailer[1], trailer[2], trailer[3]]);
+    if body > FOOTER_BYTES_MAX {
+        return Err(FormatError::Damaged("its footer is over 256 MiB"));
+    }
     Ok(body as usize + CHECK_BYTES + TRAILER_BYTES)
 }
 
@@ -254,6 +260,13 @@ mod tests {
             }
             let other = PackName::random(SessionId([1; 8]), 0);
             assert!(read(other, &head, &tail, object_bytes).is_err());
+            // Nobody fetches a footer of any length.
+            let mut long = tail.to_vec();
+            let at = long.len() - TRAILER_BYTES;
+            long[at..at + 4].copy_from_slice(&(FOOTER_BYTES_MAX + 1).to_le_bytes());
+            assert!(tail_bytes(&long).is_err());
+            long[at..at + 4].copy_from_slice(&FOOTER_BYTES_MAX.to_le_bytes());
+            assert!(tail_bytes(&long).is_ok());
         }
     }
 

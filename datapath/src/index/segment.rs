@@ -12,11 +12,9 @@ use crate::{
     store::Payload,
 };
 
-/// Segments that one commit may name: 2.3 KiB of its 4.
-pub(crate) const SEGMENTS_MAX: u64 = 96;
-/// Chunks per segment, unless a volume has so many that it would need more than
-/// [`SEGMENTS_MAX`] segments.
-const SEGMENT_CHUNKS: u64 = 1 << 16;
+/// Chunks of a segment, after the first of which it is ended: 2.3 MiB, and as much for a last pack of
+/// many.
+const SEGMENT_CHUNKS: usize = 1 << 16;
 
 impl From<FinishedPack> for IndexedPack {
     fn from(pack: FinishedPack) -> Self {
@@ -53,25 +51,18 @@ pub struct SegmentWriter {
     repository: Repository,
     session: SessionId,
     cache: SegmentCache,
-    chunks_max: u64,
     segment: IndexSegment,
-    chunks: u64,
+    chunks: usize,
     written: Vec<PackName>,
 }
 
 impl SegmentWriter {
-    /// A writer for a volume of so many chunks; what it writes goes to the cache as well.
-    pub(crate) fn new(
-        repository: &Repository,
-        session: SessionId,
-        volume_chunks: u64,
-        cache: SegmentCache,
-    ) -> Self {
+    /// What it writes goes to the cache as well.
+    pub(crate) fn new(repository: &Repository, session: SessionId, cache: SegmentCache) -> Self {
         Self {
             repository: repository.clone(),
             session,
             cache,
-            chunks_max: SEGMENT_CHUNKS.max(volume_chunks.div_ceil(SEGMENTS_MAX - 1)),
             segment: IndexSegment::default(),
             chunks: 0,
             written: Vec::new(),
@@ -81,9 +72,9 @@ impl SegmentWriter {
     /// Takes up finished packs; stores a segment when one is full.
     pub async fn add(&mut self, packs: Vec<FinishedPack>) -> Result<(), Error> {
         for pack in packs {
-            self.chunks += pack.footer.stored_bytes.len() as u64;
+            self.chunks += pack.footer.stored_bytes.len();
             self.segment.packs.push(pack.into());
-            if self.chunks >= self.chunks_max {
+            if self.chunks >= SEGMENT_CHUNKS {
                 self.flush().await?;
             }
         }
@@ -99,7 +90,7 @@ impl SegmentWriter {
     }
 
     async fn flush(&mut self) -> Result<(), Error> {
-        let sequence = u32::try_from(self.written.len()).expect("at most a hundred segments");
+        let sequence = u32::try_from(self.written.len()).expect("fewer segments than packs");
         let name = PackName::random(self.session, sequence);
         let object = object_of(name);
         let segment = std::mem::take(&mut self.segment);

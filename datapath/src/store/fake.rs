@@ -36,6 +36,8 @@ pub(crate) struct FakeStore {
     pub(crate) denied: Mutex<Option<&'static str>>,
     /// These bytes of this object cannot be read; those before them can.
     pub(crate) unreadable: Mutex<Option<(String, Range<usize>)>>,
+    /// So many conditional PUTs are done, and answered as denied.
+    pub(crate) belied: AtomicU32,
     /// Whole and ranged GETs.
     pub(crate) gets: AtomicU32,
     /// Those of them that were for index segments.
@@ -218,6 +220,10 @@ impl ObjectStore for FakeStore {
             return Ok(PutNew::Exists);
         }
         objects.insert(object.to_owned(), bytes);
+        drop(objects);
+        if one_of(&self.belied) {
+            return Err(self.denial(object));
+        }
         Ok(PutNew::Created)
     }
 
