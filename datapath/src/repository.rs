@@ -9,8 +9,9 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use futures::future::try_join_all;
 use prost::Message;
-use ringback_proto::repository::{IndexSegment, Repository as RepositoryMessage};
+use ringback_proto::repository::{IndexSegment, IndexedPack, Repository as RepositoryMessage};
 
 use crate::{
     chunk::ChunkSize,
@@ -19,7 +20,7 @@ use crate::{
     format::{
         FormatError,
         domain::{Domain, KeyEpoch},
-        name::{ObjectKind, PackName, REPOSITORY, SessionId, random},
+        name::{CHECKPOINT, LOG, ObjectKind, PackName, REPOSITORY, SessionId, random},
         object::{self, RepositoryId},
         pack::pack_key,
     },
@@ -38,6 +39,10 @@ const CREATION_PAUSES: [Duration; 3] = [
     Duration::from_secs(1),
     Duration::from_secs(5),
 ];
+
+/// So many want one name at once, and so often, when a store is tried.
+const RACERS: u32 = 8;
+const RACES: usize = 4;
 
 /// An opened repository.
 #[derive(Clone)]
@@ -96,9 +101,21 @@ impl Repository {
         passphrase: Option<&Passphrase>,
     ) -> Result<Self, Error> {
         match Self::open(Arc::clone(&store), passphrase).await {
-            Err(Error::NoRepository { .. }) => Self::create(store, chunk_size, passphrase).await,
-            opened => opened,
+            Err(Error::NoRepository { .. }) => {}
+            opened => return opened,
         }
+        if has_log(&store).await? {
+            // Somebody else has made it since, or `repository` was lost.
+            return match Self::open(Arc::clone(&store), passphrase).await {
+                Err(Error::NoRepository { repository }) => Err(Error::Missing {
+                    object: REPOSITORY.to_owned(),
+                    repository,
+                    why: "there is a log of backups; put it back from a copy".to_owned(),
+                }),
+                opened => opened,
+            };
+        }
+        Self::create(store, chunk_size, passphrase).await
     }
 
     async fn create(
@@ -271,6 +288,16 @@ impl Repository {
     }
 }
 
+/// Whether there are backups, or were.
+async fn has_log(store: &Arc<dyn ObjectStore>) -> Result<bool, Error> {
+    for prefix in [LOG, CHECKPOINT] {
+        if !store.list(prefix, None).await?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Fetches and reads the object `repository`.
 async fn describe(store: &Arc<dyn ObjectStore>) -> Result<Described, Error> {
     for tries in 1.. {
@@ -325,28 +352,51 @@ pub(crate) fn is_worth_another_try<T>(read: &Result<T, Error>, tries: usize) -> 
     }
 }
 
-/// Refuses a store that takes an object twice: it does not know conditional writes, and two writers
-/// could lose each other's backups there.
+/// Refuses a store where several can take one name: it does not know conditional writes, or looks
+/// first and writes then, and two writers could lose each other's backups there.
 ///
 /// This comes before there is a repository, so that the next who tries is refused as well. What
-/// stays behind is an empty index segment that nothing refers to.
+/// stays behind are index segments of nothing, to which nothing refers.
 async fn probe(store: &Arc<dyn ObjectStore>, domain: &Domain) -> Result<(), Error> {
-    let object = PackName::random(SessionId::random(), 0).object(ObjectKind::IndexSegment);
-    let segment = IndexSegment::default();
-    let bytes = object::encode(ObjectKind::IndexSegment, domain, &object, &segment);
-    store.put_new(&object, bytes.clone()).await?;
-    // An attempt that was cut off and is still at work makes the store answer "exists" too soon;
-    // nothing makes it answer "created" twice but overwriting.
-    for _ in 0..2 {
-        if store.put_new(&object, bytes.clone()).await? == PutNew::Exists {
-            return Ok(());
+    for _ in 0..RACES {
+        if !is_won_by_one(store, domain).await? {
+            return Err(Error::UnsuitableStore {
+                store: store.describe(),
+                reason: "it overwrites objects in spite of If-None-Match, so backups made at the \
+                         same time could be lost",
+            });
         }
     }
-    Err(Error::UnsuitableStore {
-        store: store.describe(),
-        reason: "it overwrites objects in spite of If-None-Match, so backups made at the same \
-                 time could be lost",
-    })
+    Ok(())
+}
+
+/// Whether of some who want one name at once no more than one gets it, and keeps it.
+async fn is_won_by_one(store: &Arc<dyn ObjectStore>, domain: &Domain) -> Result<bool, Error> {
+    let session = SessionId::random();
+    let object = PackName::random(session, 0).object(ObjectKind::IndexSegment);
+    let racer = |number| {
+        let nothing = IndexedPack {
+            name: Bytes::copy_from_slice(PackName::random(session, number).as_bytes()),
+            ..IndexedPack::default()
+        };
+        let packs = vec![nothing];
+        let segment = IndexSegment { packs };
+        object::encode(ObjectKind::IndexSegment, domain, &object, &segment)
+    };
+    let racers: Vec<Bytes> = (0..RACERS).map(racer).collect();
+    let race = racers.iter().map(|it| store.put_new(&object, it.clone()));
+    let answers = try_join_all(race).await?;
+    let mut winners = racers
+        .iter()
+        .zip(answers)
+        .filter_map(|(racer, answer)| (answer == PutNew::Created).then_some(racer));
+    let Some(winner) = winners.next() else {
+        // All met one who was still at work, or its answer was lost.
+        return Ok(true);
+    };
+    Ok(winners.next().is_none()
+        && store.get(&object).await? == *winner
+        && store.put_new(&object, racers[0].clone()).await? == PutNew::Exists)
 }
 
 /// Milliseconds since 1970 UTC by this host's clock. For people only: nothing is decided by it.
@@ -368,8 +418,9 @@ mod tests {
     #[tokio::test]
     async fn a_creator_whom_another_kept_from_it_and_then_failed_makes_the_repository_itself() {
         let store = Arc::new(FakeStore::new());
-        // Both of the probe, which is content with it, and the first for `repository`.
-        store.conflicts.store(3, Ordering::Relaxed);
+        // All of the probe, which is content with it, and the first for `repository`.
+        let probes = RACERS * u32::try_from(RACES).expect("few");
+        store.conflicts.store(probes + 1, Ordering::Relaxed);
         let size = ChunkSize::new(64 << 10).expect("valid");
         Repository::open_or_create(store, size, None)
             .await
@@ -392,14 +443,41 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_store_that_overwrites_is_refused_the_second_time_too() {
-        let mut store = FakeStore::new();
-        store.overwrites = true;
-        let store: Arc<dyn ObjectStore> = Arc::new(store);
+    async fn a_repository_that_lost_its_head_is_not_made_again_over_its_backups() {
+        let store = Arc::new(FakeStore::new());
         let size = ChunkSize::new(64 << 10).expect("valid");
-        for _ in 0..2 {
-            let made = Repository::open_or_create(Arc::clone(&store), size, None).await;
-            assert!(matches!(made, Err(Error::UnsuitableStore { .. })));
+        let open = async || Repository::open_or_create(Arc::clone(&store) as _, size, None).await;
+        let made = open().await.expect("made");
+        let head = store.objects()[REPOSITORY].clone();
+        store.lose(REPOSITORY);
+        // Without backups there is nothing to lose.
+        let again = open().await.expect("made again");
+        assert_ne!(again.domain().id.0, made.domain().id.0);
+        store.put(LOG, head.clone().into()).await.expect("put");
+        store.lose(REPOSITORY);
+        let error = open().await.err().expect("refused");
+        assert_eq!(error.kind(), crate::error::ErrorKind::Damaged);
+        assert!(error.to_string().contains("put it back"), "{error}");
+        assert!(!store.objects().contains_key(REPOSITORY));
+        store.put(REPOSITORY, head.into()).await.expect("put");
+        assert_eq!(
+            open().await.expect("opens").domain().id.0,
+            made.domain().id.0
+        );
+    }
+
+    #[tokio::test]
+    async fn a_store_that_overwrites_or_looks_before_it_writes_is_refused_the_second_time_too() {
+        let mut stores = [FakeStore::new(), FakeStore::new()];
+        stores[0].overwrites = true;
+        stores[1].looks_first = true;
+        let size = ChunkSize::new(64 << 10).expect("valid");
+        for store in stores {
+            let store: Arc<dyn ObjectStore> = Arc::new(store);
+            for _ in 0..2 {
+                let made = Repository::open_or_create(Arc::clone(&store), size, None).await;
+                assert!(matches!(made, Err(Error::UnsuitableStore { .. })));
+            }
         }
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct FakeStore {
     background: TaskTracker,
     /// Conditional PUTs replace what is there.
     pub(crate) overwrites: bool,
+    /// Conditional PUTs look whether there is an object, and write some time later.
+    pub(crate) looks_first: bool,
     /// So many conditional PUTs are answered as if another were under way (status 409).
     pub(crate) conflicts: AtomicU32,
     /// In so many ranged GETs of data packs the first byte comes in wrong.
@@ -214,6 +216,10 @@ impl ObjectStore for FakeStore {
         let denied = *self.denied.lock().unwrap_or_else(PoisonError::into_inner);
         if denied.is_some_and(|prefix| object.starts_with(prefix)) {
             return Err(self.denial(object));
+        }
+        if self.looks_first && !self.objects().contains_key(object) {
+            tokio::task::yield_now().await;
+            self.objects().remove(object);
         }
         let mut objects = self.objects();
         if one_of(&self.conflicts) || (objects.contains_key(object) && !self.overwrites) {
