@@ -8,6 +8,7 @@ from crypt import FIRST_NONCE, KEY_BYTES, TAG_BYTES, Clear, Keys, Sealed, slot_k
 from messages import decode, encode
 from refused import Refused, demand, within
 
+MAX_SLOT_BYTES = 4096
 SLOT_NAME = re.compile("keys/[0-9a-f]{32}")
 
 
@@ -53,8 +54,7 @@ class Repository:
 
     def open_slot(self, name, stretched):
         """The keys in a slot; none if it has another passphrase, or is another repository's."""
-        data = self.store.read(name)
-        header, body = frame.unframe(data, name, frame.KEYS, (0,))
+        header, body = self.read_slot(name)
         if header.repository != self.header.repository:
             return None
         slot = decode(body, messages.KEY_SLOT)
@@ -67,6 +67,11 @@ class Repository:
         keys = decode(text, messages.KEYS)
         demand(len(keys.seal_key) == len(keys.id_key) == KEY_BYTES, "a key has not 32 bytes")
         return Keys(keys.seal_key, keys.id_key)
+
+    def read_slot(self, name):
+        data = self.store.read(name)
+        demand(len(data) <= MAX_SLOT_BYTES, f"it has more than {MAX_SLOT_BYTES} bytes")
+        return frame.unframe(data, name, frame.KEYS, (0,))
 
     def read_object(self, name, kind, message, limit=None):
         """The message in an object, and the object's bytes."""
@@ -81,7 +86,7 @@ class Repository:
         """Every slot is whole, and those of this repository say what they are for."""
         for name in filter(SLOT_NAME.fullmatch, self.store.names("keys/")):
             with within(name):
-                header, body = frame.unframe(self.store.read(name), name, frame.KEYS, (0,))
+                header, body = self.read_slot(name)
                 if header.repository != self.header.repository or not self.crypt.tag_bytes:
                     continue
                 slot = decode(body, messages.KEY_SLOT)

@@ -21,7 +21,7 @@ use crate::{
         pack::Place,
     },
     record::{Flaw, Seal, check},
-    repository::Repository,
+    repository::{FETCH_TRIES, Repository},
     store::{Download, StoreError},
     tasks::blocking,
 };
@@ -30,8 +30,6 @@ use crate::{
 const CACHE_BYTES: usize = 64 << 20;
 /// Packs looked at side by side; the store's throttle limits those that are read.
 const LOOKS: usize = 16;
-/// A footer or a chunk that is damaged is fetched so often: bits flip on the way, too.
-const TRIES: usize = 3;
 
 /// What is known of the packs.
 pub(super) struct Packs<'a> {
@@ -180,7 +178,7 @@ impl<'a> Packs<'a> {
             None if self.sample.contains(&place.pack) => {
                 add(&self.counts.chunks_read, 1);
                 add(&self.counts.bytes_read, u64::from(place.stored_bytes));
-                read_again(self.repository, place, id, TRIES).await
+                read_again(self.repository, place, id, FETCH_TRIES).await
             }
             None => Ok(None),
         }
@@ -254,7 +252,7 @@ async fn look(
         Err(error) => return Err(error.into()),
     };
     let (mut records, mut odd) = (None, None);
-    for _ in 0..TRIES {
+    for _ in 0..FETCH_TRIES {
         match fetch_records(repository, kind, name, bytes).await {
             Ok(found) => (records, odd) = (Some(found), None),
             Err(error) => odd = Some(Damage::of(name.object(kind), error)?.reason),
@@ -320,7 +318,7 @@ async fn read_all(
         add(&counts.chunks_read, 1);
         add(&counts.bytes_read, record.len() as u64);
         if judge(repository, record, &place, id).await?.is_some()
-            && let Some(reason) = read_again(repository, &place, &id, TRIES - 1).await?
+            && let Some(reason) = read_again(repository, &place, &id, FETCH_TRIES - 1).await?
         {
             damaged.insert(place.ordinal, reason);
         }
@@ -409,7 +407,7 @@ pub(super) async fn is_whole(
     if place.stored_bytes as usize > repository.shape().record_bytes_max(chunk_bytes) {
         return Ok(false);
     }
-    let objection = read_again(repository, place, id, TRIES).await?;
+    let objection = read_again(repository, place, id, FETCH_TRIES).await?;
     Ok(objection.is_none())
 }
 
