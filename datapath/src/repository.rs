@@ -20,7 +20,7 @@ use crate::{
     format::{
         FormatError,
         domain::{Domain, KeyEpoch},
-        name::{CHECKPOINT, LOG, ObjectKind, PackName, REPOSITORY, SessionId, random},
+        name::{CHECKPOINT, LOG, ObjectKind, PackName, REPOSITORY, SessionId, Slot, random},
         object::{self, RepositoryId},
         pack::pack_key,
     },
@@ -291,7 +291,11 @@ impl Repository {
 /// Whether there are backups, or were.
 async fn has_log(store: &Arc<dyn ObjectStore>) -> Result<bool, Error> {
     for prefix in [LOG, CHECKPOINT] {
-        if !store.list(prefix, None).await?.is_empty() {
+        let listed = store.list(prefix, None).await?;
+        let mut slots = listed
+            .iter()
+            .filter_map(|it| it.name.strip_prefix(prefix).and_then(Slot::parse));
+        if slots.next().is_some() {
             return Ok(true);
         }
     }
@@ -395,8 +399,18 @@ async fn is_won_by_one(store: &Arc<dyn ObjectStore>, domain: &Domain) -> Result<
         return Ok(true);
     };
     Ok(winners.next().is_none()
-        && store.get(&object).await? == *winner
+        && shows(store, &object, winner).await?
         && store.put_new(&object, racers[0].clone()).await? == PutNew::Exists)
+}
+
+/// Whether an object has these bytes; what comes in as others may have been damaged on the way.
+async fn shows(store: &Arc<dyn ObjectStore>, object: &str, bytes: &Bytes) -> Result<bool, Error> {
+    for _ in 0..FETCH_TRIES {
+        if store.get(object).await? == *bytes {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Milliseconds since 1970 UTC by this host's clock. For people only: nothing is decided by it.
@@ -453,7 +467,8 @@ mod tests {
         // Without backups there is nothing to lose.
         let again = open().await.expect("made again");
         assert_ne!(again.domain().id.0, made.domain().id.0);
-        store.put(LOG, head.clone().into()).await.expect("put");
+        let entry = Slot(1).object();
+        store.put(&entry, head.clone().into()).await.expect("put");
         store.lose(REPOSITORY);
         let error = open().await.err().expect("refused");
         assert_eq!(error.kind(), crate::error::ErrorKind::Damaged);
