@@ -243,7 +243,10 @@ async fn fetch_all(store: &Arc<dyn ObjectStore>, repository: RepositoryId) -> Re
             Ok(Some(slot)) => slots.foreign.push(slot.id()),
             // Removed a moment ago.
             Ok(None) => {}
-            Err(error) if error.kind() == ErrorKind::Damaged => {
+            // A newer version's, too: its passphrase is not the only one.
+            Err(error)
+                if matches!(error, Error::Object { .. }) || error.kind() == ErrorKind::Damaged =>
+            {
                 tracing::warn!(%error, "going on without a key slot");
                 slots.damaged.push((id, error));
             }
