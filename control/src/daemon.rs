@@ -1,7 +1,7 @@
 //! What the daemon does with a request that has been read and checked. It knows no gRPC but the
 //! codes, and no dialects.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ringback_datapath::{
     crypt::Passphrase,
@@ -31,6 +31,10 @@ use crate::{
     },
     volume::{self, FreeSpace, NewSnapshot, NewVolume, Volume},
 };
+
+/// How long the work of calls that nobody waits for may take when the daemon stops. With the 20 s that
+/// jobs have it stays below the 60 s that the unit and the pod of docs/operations have.
+const REST_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running daemon, apart from its socket.
 pub struct Daemon {
@@ -281,6 +285,16 @@ impl Daemon {
     pub async fn stop(&self) {
         self.stopping.cancel();
         tokio::join!(self.backups.wind_up(), self.restores.cancel_all());
+    }
+
+    /// Waits for what goes on in the volume groups when all calls and jobs have ended: commands of
+    /// LVM whose callers left, and the removals after them. Those that take too long go on without us;
+    /// what they leave is swept by the next start.
+    pub async fn come_to_rest(&self) {
+        let rest = tokio::time::timeout(REST_PATIENCE, self.groups.at_rest()).await;
+        if rest.is_err() {
+            tracing::warn!("stopping while commands of LVM are still under way");
+        }
     }
 }
 

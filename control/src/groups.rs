@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
+use futures::future::join_all;
 use tonic::Code;
 
 use crate::{
@@ -19,6 +20,7 @@ use crate::{
 pub struct Groups {
     classes: Vec<Class>,
     directories: Vec<Arc<Directory>>,
+    volume_groups: Vec<Arc<lvm::Group>>,
 }
 
 /// A device class and the group that its volumes live in.
@@ -55,6 +57,7 @@ impl Groups {
         Ok(Self {
             classes,
             directories: opened.directories.into_values().collect(),
+            volume_groups: opened.volume_groups.into_values().collect(),
         })
     }
 
@@ -120,6 +123,11 @@ impl Groups {
             ));
         }
         Ok(found.pop())
+    }
+
+    /// Waits until nothing is done to the volume groups any more, also what nobody else waits for.
+    pub async fn at_rest(&self) {
+        join_all(self.volume_groups.iter().map(|group| group.at_rest())).await;
     }
 
     /// Gives the block devices of Directory groups up, for those who leave nothing behind.

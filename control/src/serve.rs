@@ -127,7 +127,8 @@ fn remove_abandoned(path: &Path) -> Result<(), ServeError> {
     })
 }
 
-/// Serves until `stop` resolves; then ends streams and jobs, and the socket goes.
+/// Serves until `stop` resolves; then ends streams and jobs, and the socket goes. What still goes on in
+/// volume groups is waited for.
 pub async fn serve(
     daemon: Arc<Daemon>,
     mut socket: Socket,
@@ -143,7 +144,7 @@ pub async fn serve(
     };
     let listener = socket.listener.take().expect("a socket is served once");
     let connections = UnixListenerStream::new(listener).map_ok(Lenient::new);
-    let stopping = Arc::clone(&daemon);
+    let (stopping, served) = (Arc::clone(&daemon), Arc::clone(&daemon));
     Server::builder()
         .add_service(health_service)
         .add_service(reflection().build_v1().expect("our own descriptors"))
@@ -157,5 +158,6 @@ pub async fn serve(
             stopping.stop().await;
         })
         .await?;
+    served.come_to_rest().await;
     Ok(())
 }

@@ -1,17 +1,21 @@
 //! The `lvm` command, and two tools beside it: how they are called, and what becomes of failures.
 //!
 //! No shell is between us and it, names stand behind `--`, and it speaks English. A command that
-//! was begun runs to its end, whatever becomes of the call that wanted it.
+//! was begun runs to its end, whatever becomes of the call that wanted it, or of us: it writes to
+//! files in memory, for a pipe that nobody reads any more would end it.
 
 use std::{
     borrow::Cow,
     env,
     ffi::OsString,
     fmt::Write,
+    fs::File,
+    io::{self, Read, Seek},
     path::Path,
     process::{ExitStatus, Stdio},
 };
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use tokio::process::Command;
 
 use crate::volume::Error;
@@ -190,19 +194,44 @@ impl Lvm {
 
 /// Runs a command to its end.
 async fn output(mut command: Command, name: &str) -> Result<String, Trouble> {
-    let output = command.output().await.map_err(|error| {
+    let ended = async {
+        let (stdout, stderr) = (Written::new()?, Written::new()?);
+        command.stdout(stdout.writer()?).stderr(stderr.writer()?);
+        let status = command.status().await?;
+        Ok((status, stdout.text()?, stderr.text()?))
+    };
+    let (status, stdout, stderr) = ended.await.map_err(|error| {
         let program = Path::new(command.as_std().get_program());
         Trouble::Other(Error::io("run", program)(error))
     })?;
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    if output.status.success() {
-        if !stderr.is_empty() {
-            tracing::debug!(command = name, %stderr, "lvm");
-        }
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    if !status.success() {
+        return Err(Trouble::Failed(Failed::of(name, status, stderr)));
     }
-    let stderr = stderr.into_owned();
-    Err(Trouble::Failed(Failed::of(name, output.status, stderr)))
+    if !stderr.is_empty() {
+        tracing::debug!(command = name, %stderr, "lvm");
+    }
+    Ok(stdout)
+}
+
+/// What a command writes, in memory.
+struct Written(File);
+
+impl Written {
+    fn new() -> io::Result<Written> {
+        let file = memfd_create("lvm", MFdFlags::MFD_CLOEXEC)?;
+        Ok(Written(file.into()))
+    }
+
+    fn writer(&self) -> io::Result<File> {
+        self.0.try_clone()
+    }
+
+    fn text(mut self) -> io::Result<String> {
+        let mut bytes = Vec::new();
+        self.0.rewind()?;
+        self.0.read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
 }
 
 fn path() -> OsString {
@@ -251,6 +280,8 @@ fn shortened(text: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -287,6 +318,37 @@ mod tests {
         assert_eq!(output, "C,,5\nlvs\n-o\nlv_name\n--\n$(id) a\n");
     }
 
+    #[tokio::test]
+    async fn a_command_that_nobody_listens_to_any_more_ends_like_any_other() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (begun, ended) = (folder.path().join("begun"), folder.path().join("ended"));
+        let script = "touch $0/begun; while [ -e $0/begun ]; do sleep 0.01; done
+                      echo said; echo said >&2; touch $0/ended";
+        let words = [
+            "/bin/sh",
+            "-c",
+            script,
+            folder.path().to_str().expect("text"),
+        ];
+        let lvm = Lvm::new(&words.map(str::to_owned));
+        let is_there = async |path: &Path| {
+            for _ in 0..1000 {
+                if path.exists() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            panic!("{} never comes", path.display());
+        };
+        let call = Call::new("lvs");
+        tokio::select! {
+            _ = lvm.run(&call, Stdio::null()) => panic!("it waits"),
+            () = is_there(&begun) => {}
+        }
+        std::fs::remove_file(begun).expect("lets go");
+        is_there(&ended).await;
+    }
+
     #[test]
     fn tools_are_run_where_lvm_is() {
         let words = |prefix: &[&str]| {
@@ -302,6 +364,11 @@ mod tests {
         assert_eq!(
             words(&nsenter),
             ["/usr/bin/nsenter", "-m", "-t", "1", "dmsetup"]
+        );
+        let scope = ["nsenter", "-t", "1", "systemd-run", "--scope", "/sbin/lvm"];
+        assert_eq!(
+            words(&scope),
+            ["nsenter", "-t", "1", "systemd-run", "--scope", "dmsetup"]
         );
         assert_eq!(words(&["/usr/local/bin/slow-lvm"]), ["dmsetup"]);
     }

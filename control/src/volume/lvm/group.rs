@@ -11,7 +11,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::{runtime::Handle, sync::Mutex, task};
+use tokio::{
+    runtime::Handle,
+    sync::{Mutex, oneshot},
+    task,
+};
+use tokio_util::task::TaskTracker;
 
 use super::{
     command::{Call, Lvm as Command, Trouble},
@@ -36,6 +41,8 @@ pub struct Group {
     name: String,
     command: Command,
     turn: Arc<Mutex<()>>,
+    /// Tasks that must come to their ends, whether or not anybody waits for them.
+    work: TaskTracker,
     /// Whose turn it is to hold metadata of a pool.
     metadata_turn: Mutex<()>,
     /// Names that volumes under construction will take.
@@ -68,6 +75,7 @@ impl Group {
             name: name.to_owned(),
             command: Command::new(prefix),
             turn: Arc::default(),
+            work: TaskTracker::new(),
             metadata_turn: Mutex::default(),
             reserved: StdMutex::default(),
             lock,
@@ -95,20 +103,37 @@ impl Group {
         W: Future<Output = Result<T, Error>> + Send + 'static,
     {
         let turn = Arc::clone(&self.turn).lock_owned().await;
-        let ended = task::spawn(async move {
+        let (result, told) = oneshot::channel();
+        let ended = self.work.spawn(async move {
             let _turn = turn;
-            work().await
+            // What nobody waits for any more is dropped here, before the task counts as ended: that
+            // may begin the next one.
+            drop(result.send(work().await));
         });
-        match ended.await {
-            Ok(result) => result,
-            Err(failure) => match failure.try_into_panic() {
-                Ok(payload) => panic::resume_unwind(payload),
-                Err(_) => Err(Error::Unavailable {
-                    group: self.name.clone(),
-                    reason: "the daemon is shutting down".to_owned(),
-                }),
-            },
+        if let Ok(result) = told.await {
+            return result;
         }
+        match ended.await.map_err(task::JoinError::try_into_panic) {
+            Err(Ok(payload)) => panic::resume_unwind(payload),
+            Ok(()) | Err(Err(_)) => Err(Error::Unavailable {
+                group: self.name.clone(),
+                reason: "the daemon is shutting down".to_owned(),
+            }),
+        }
+    }
+
+    /// Waits until nothing is done to the group any more, also what nobody else waits for.
+    pub async fn at_rest(&self) {
+        self.work.close();
+        self.work.wait().await;
+    }
+
+    /// A task that `at_rest` waits for.
+    pub(super) fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> task::JoinHandle<T> {
+        self.work.spawn(work)
     }
 
     /// The same for `Drop`: without anybody waiting. Where no task can be begun any more, what was
@@ -117,12 +142,12 @@ impl Group {
     where
         W: Future<Output = ()> + Send + 'static,
     {
-        let Ok(runtime) = Handle::try_current() else {
+        if Handle::try_current().is_err() {
             return;
-        };
+        }
         let work = work(Arc::clone(self));
         let turn = Arc::clone(&self.turn);
-        runtime.spawn(async move {
+        self.work.spawn(async move {
             let _turn = turn.lock_owned().await;
             work.await;
         });

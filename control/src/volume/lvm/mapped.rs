@@ -7,10 +7,7 @@
 use std::{path::Path, process::Stdio, sync::Arc};
 
 use ringback_datapath::device::Extent;
-use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
-    task,
-};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
 use super::{
     command::{Failed, Trouble},
@@ -27,8 +24,9 @@ const EXTENTS_MAX: usize = 1 << 20;
 /// must be read. Once begun it runs to its end, so that the pool's metadata is let go.
 pub(super) async fn extents(group: &Arc<Group>, pool: &str, mapper: &Path) -> Option<Vec<Extent>> {
     let volume = mapper.file_name()?.to_str()?.to_owned();
-    let (group, pool) = (Arc::clone(group), pool.to_owned());
-    let asked = task::spawn(async move {
+    let (asking, pool) = (Arc::clone(group), pool.to_owned());
+    let asked = group.spawn(async move {
+        let group = asking;
         match ask(&group, &pool, &volume).await {
             Ok(extents) => extents,
             Err(error) => {

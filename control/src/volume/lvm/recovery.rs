@@ -17,6 +17,15 @@ impl Group {
         }
         for row in &report.rows {
             let (volume, group) = (&row.name, self.name());
+            if row.is_suspended() {
+                tracing::warn!(
+                    group,
+                    volume,
+                    "its device is suspended, and whoever uses it waits; `dmsetup resume {}` if no \
+                     command of LVM is at work",
+                    row.mapper_path
+                );
+            }
             if let Some(purpose) = Purpose::of(row) {
                 tracing::info!(group, volume, ?purpose, "sweeping what was left unfinished");
                 if let Err(error) = construction::remove(self, volume).await {

@@ -117,6 +117,12 @@ impl Row {
         matches!(state, Some(b'I' | b'S'))
     }
 
+    /// Whether its device lets nobody read or write: for a moment, unless a command of LVM was killed.
+    pub(super) fn is_suspended(&self) -> bool {
+        let state = self.attr.as_bytes().get(4);
+        matches!(state, Some(b's' | b'S'))
+    }
+
     /// Of a thin volume or pool: whether new blocks are zeroed.
     pub(super) fn zeroes_blocks(&self) -> bool {
         self.attr.as_bytes().get(7) == Some(&b'z')
@@ -299,7 +305,7 @@ pub(super) mod tests {
         );
         let overflowed = recorded(include_str!("fixtures/overflowed.json"));
         let snapshot = overflowed.find(".ringback-b00000001").expect("there");
-        assert!(snapshot.is_invalid_snapshot());
+        assert!(snapshot.is_invalid_snapshot() && !snapshot.is_suspended());
         assert_eq!(snapshot.origin, "thick");
     }
 

@@ -165,6 +165,43 @@ async fn a_call_that_goes_away_leaves_its_command_running_to_its_end() {
 }
 
 #[tokio::test]
+async fn a_group_is_at_rest_when_what_nobody_waits_for_has_ended_and_what_it_made_is_removed() {
+    let bed = Bed::new();
+    let group = bed.open().await.expect("opens");
+    let thick = thick(&group).await;
+    bed.forget_calls();
+    let (tagged, owner) = (name("tagged"), Arc::clone(&group));
+    let made = async {
+        group
+            .in_turn(async move || {
+                owner.remove_any("made").await?;
+                Ok(Made(owner))
+            })
+            .await
+    };
+    tokio::select! {
+        _ = async { tokio::join!(thick.remove(&tagged), made) } => panic!("they take longer"),
+        () = bed.wait_for_call("begun lvremove --yes -- vgtest/made") => {}
+    }
+    group.at_rest().await;
+    let calls = bed.calls();
+    let begun = calls.iter().filter(|it| it.starts_with("begun")).count();
+    assert_eq!((calls.len(), begun), (6, 3), "{calls:?}");
+    assert_eq!(calls[4], "begun lvremove --yes -- vgtest/again");
+}
+
+/// Is removed when nobody has it any more.
+struct Made(Arc<Group>);
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        self.0.in_turn_aside(|group| async move {
+            group.remove_any("again").await.expect("it is removed");
+        });
+    }
+}
+
+#[tokio::test]
 async fn a_second_owner_is_refused_and_waits_for_a_command_that_outlived_the_first() {
     let bed = Bed::new();
     let group = bed.open().await.expect("opens");
