@@ -29,7 +29,8 @@ use crate::{
         ClassRef, CreateSnapshot, CreateVolume, RemoveVolume, ResizeVolume, ShrinkRule, VolumeInfo,
         VolumeSize,
     },
-    volume::{self, FreeSpace, NewSnapshot, NewVolume, Volume},
+    rooms::Rooms,
+    volume::{self, NewSnapshot, NewVolume, Volume},
 };
 
 /// How long the work of calls that nobody waits for may take when the daemon stops. With the 20 s that
@@ -46,34 +47,11 @@ pub struct Daemon {
     pub restores: Arc<RestoreJobs>,
     /// What all jobs did.
     pub ledger: Arc<Ledger>,
+    /// The room of all classes.
+    pub rooms: Rooms,
     config: Arc<Config>,
     changes: Changes,
     stopping: CancellationToken,
-}
-
-/// What Watch tells of one class.
-pub struct ClassSpace {
-    /// Its name.
-    pub name: String,
-    /// Whether it is the default one.
-    pub default: bool,
-    /// Free bytes, spare subtracted.
-    pub free_bytes: u64,
-    /// The room of its group, spare included.
-    pub group: FreeSpace,
-}
-
-impl ClassSpace {
-    /// Asks the class's group.
-    pub(crate) async fn of(class: &Class) -> Result<Self, volume::Error> {
-        let group = class.group.free().await?;
-        Ok(Self {
-            name: class.config.name.clone(),
-            default: class.config.default,
-            free_bytes: class.free_bytes(&group),
-            group,
-        })
-    }
 }
 
 impl Daemon {
@@ -90,6 +68,7 @@ impl Daemon {
             restores: Arc::new(RestoreJobs::new(
                 &config, &turns, &ledger, &changes, &stopping,
             )),
+            rooms: Rooms::of(&groups),
             groups,
             ledger,
             config,
@@ -215,16 +194,7 @@ impl Daemon {
         Ok(class.free_bytes(&class.group.free().await?))
     }
 
-    /// The room of all classes.
-    pub async fn spaces(&self) -> Result<Vec<ClassSpace>, Failure> {
-        let mut spaces = Vec::new();
-        for class in self.groups.classes() {
-            spaces.push(ClassSpace::of(class).await?);
-        }
-        Ok(spaces)
-    }
-
-    /// Tells when anything changed that `spaces` shows.
+    /// Tells when anything changed that `rooms` show.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }

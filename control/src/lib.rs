@@ -2,7 +2,7 @@
 //!
 //! A request comes in over gRPC ([`service`]), is read into one type of our own whatever its
 //! dialect ([`dialect`], [`request`], [`names`]), and carried out by the [`daemon`]: at once on a
-//! volume group ([`groups`], [`volume`]), or as a job that outlives the call ([`jobs`]).
+//! volume group ([`groups`], [`volume`], [`rooms`]), or as a job that outlives the call ([`jobs`]).
 //!
 //! The command line ([`cli`]) asks a daemon, or works on devices and files itself ([`direct`]).
 
@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod names;
 mod planted;
 pub mod request;
+pub mod rooms;
 pub mod serve;
 pub mod service;
 mod service_manager;

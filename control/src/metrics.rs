@@ -1,6 +1,5 @@
 //! Metrics for Prometheus: `GET /metrics` on a TCP port. docs/operations/metrics.md has their table.
 
-mod rooms;
 mod text;
 
 use std::{
@@ -27,7 +26,6 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use self::rooms::Rooms;
 use crate::daemon::Daemon;
 
 /// Nobody needs more scrapes at once; further ones wait.
@@ -35,6 +33,9 @@ const CONNECTIONS_MAX: usize = 16;
 
 /// A connection is for one scrape, which takes no longer than this, however slow the scraper is.
 const CONNECTION_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a scrape waits for LVM: well below the 10 s that Prometheus usually waits.
+const LVM_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What `prometheus_client` writes.
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -105,7 +106,6 @@ impl Listener {
             tracing::info!(%address, "metrics");
         }
         let scrapes = Arc::new(Scrapes {
-            rooms: Rooms::of(&daemon.groups),
             daemon: Arc::clone(daemon),
         });
         AbortOnDropHandle::new(tokio::spawn(accept(self.0, scrapes)))
@@ -130,7 +130,6 @@ async fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
 
 struct Scrapes {
     daemon: Arc<Daemon>,
-    rooms: Rooms,
 }
 
 async fn accept(listener: TcpListener, scrapes: Arc<Scrapes>) {
@@ -176,8 +175,8 @@ impl Scrapes {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return told(StatusCode::METHOD_NOT_ALLOWED, "metrics are for GET\n");
         }
-        let rooms = self.rooms.ask().await;
-        let text = text::write(&rooms, &self.daemon.ledger.balance());
+        let told = self.daemon.rooms.lately(LVM_PATIENCE).await;
+        let text = text::write(&told.spaces, &self.daemon.ledger.balance());
         let mut response = Response::new(Full::from(text));
         let content_type = header::HeaderValue::from_static(CONTENT_TYPE);
         response

@@ -258,3 +258,12 @@ async fn sizes_of_the_seeds_dialect_are_gibibytes() {
     assert_eq!(field("data", "lv_size"), GIB.to_string());
     bed.remove("thin", "data").await.expect("it is removed");
 }
+    let mut states = ok(bed.client.clone().vg.watch(Empty {}).await);
+    let state = states.message().await.expect("a message").expect("one");
+    let told: Vec<&str> = state
+        .items
+        .iter()
+        .map(|item| &item.device_class[..])
+        .collect();
+    assert_eq!(told, ["thick", "raw"], "the others' room");
+    assert_eq!(state.free_bytes, vg_free_bytes());

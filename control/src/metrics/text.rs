@@ -2,7 +2,7 @@
 //!
 //! Where a stock TopoLVM node has a metric of the same meaning, it has that name here, too.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::sync::atomic::AtomicU64;
 
 use prometheus_client::{
     encoding::text::encode,
@@ -11,17 +11,16 @@ use prometheus_client::{
 };
 
 use crate::{
-    daemon::ClassSpace,
     jobs::ledger::{Balance, Moved},
+    rooms::ClassSpace,
 };
 
 type Labels = Vec<(&'static str, String)>;
 
 /// All metrics, in the text format.
-pub(super) fn write(rooms: &[Arc<Vec<ClassSpace>>], balance: &Balance) -> String {
+pub(super) fn write(spaces: &[ClassSpace], balance: &Balance) -> String {
     let mut registry = Registry::default();
-    let spaces: Vec<&ClassSpace> = rooms.iter().flat_map(|room| room.iter()).collect();
-    add_rooms(&mut registry, &spaces);
+    add_rooms(&mut registry, spaces);
     add_jobs(&mut registry, balance);
     add_bytes(&mut registry, &balance.moved);
     let mut text = String::new();
@@ -30,7 +29,7 @@ pub(super) fn write(rooms: &[Arc<Vec<ClassSpace>>], balance: &Balance) -> String
 }
 
 #[expect(clippy::cast_precision_loss, reason = "values of metrics are doubles")]
-fn add_rooms(registry: &mut Registry, spaces: &[&ClassSpace]) {
+fn add_rooms(registry: &mut Registry, spaces: &[ClassSpace]) {
     let mut add = |name, help, of: &dyn Fn(&ClassSpace) -> Option<f64>| {
         let family = Family::<Labels, Gauge<f64, AtomicU64>>::default();
         for space in spaces {

@@ -12,14 +12,19 @@ use tonic::{Code, Request, Response, Status, async_trait};
 
 use super::VgService;
 use crate::{
-    daemon::{ClassSpace, Daemon},
+    daemon::Daemon,
     dialect,
     failure::Failure,
     request::ClassRef,
+    rooms::{ClassSpace, Told},
 };
 
 /// Room changes behind our back, too; watchers hear of it at least so often.
 const WATCH_INTERVAL: Duration = Duration::from_secs(10 * 60);
+/// How long a watcher that can be told of one group waits for the others.
+const LVM_PATIENCE: Duration = Duration::from_secs(10);
+/// The interval while there is a class of which nothing can be told.
+const RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
 #[async_trait]
 impl vg_service_server::VgService for VgService {
@@ -65,15 +70,16 @@ struct Watcher {
 
 enum Next {
     Now,
-    OnChange,
+    /// On a change, or after this time.
+    OnChange(Duration),
     End,
 }
 
 impl Watcher {
     async fn advance(mut self) -> Option<(Result<WatchResponse, Status>, Self)> {
         match self.next {
-            Next::Now => self.next = Next::OnChange,
-            Next::OnChange => {
+            Next::Now => {}
+            Next::OnChange(interval) => {
                 let stopping = self.daemon.stopping();
                 tokio::select! {
                     // A clean end would be taken for "never update again" by a stock node.
@@ -82,26 +88,28 @@ impl Watcher {
                         let stopped = Failure::new(Code::Unavailable, "the daemon is stopping");
                         return Some((Err(stopped.into()), self));
                     }
-                    _ = tokio::time::timeout(WATCH_INTERVAL, self.changes.changed()) => {}
+                    _ = tokio::time::timeout(interval, self.changes.changed()) => {}
                 }
             }
             Next::End => return None,
         }
-        let response = spaces(&self.daemon).await;
-        if response.is_err() {
-            self.next = Next::End;
-        }
-        Some((response, self))
+        let told = self.daemon.rooms.now(LVM_PATIENCE).await;
+        self.next = match &told {
+            Ok(told) if told.is_whole => Next::OnChange(WATCH_INTERVAL),
+            Ok(_) => Next::OnChange(RETRY_INTERVAL),
+            Err(_) => Next::End,
+        };
+        Some((told.map(response).map_err(Status::from), self))
     }
 }
 
-async fn spaces(daemon: &Daemon) -> Result<WatchResponse, Status> {
-    let spaces = daemon.spaces().await?;
-    let default = spaces.iter().find(|space| space.default);
-    Ok(WatchResponse {
+/// Classes of which nothing is told have no item, as in the stock lvmd.
+fn response(told: Told) -> WatchResponse {
+    let default = told.spaces.iter().find(|space| space.default);
+    WatchResponse {
         free_bytes: default.map_or(0, |space| space.free_bytes),
-        items: spaces.into_iter().map(item).collect(),
-    })
+        items: told.spaces.into_iter().map(item).collect(),
+    }
 }
 
 /// A thin class's item tells of its pool, and of the group around it.
