@@ -4,11 +4,12 @@ use ringback_proto::lvmd::{CreateLvRequest, Empty, GetLvListRequest};
 use tonic::Code;
 
 use crate::{
-    client::{assert_refused, ok, sized_bytes, sized_gb},
+    client::{assert_refused, ok, sized_bytes, sized_gb, synchronous, with_source},
     harness::{GIB, MIB},
+    store::fill,
     vg::{
-        Bed, CLASSES, POOL, POOL_BYTES, PROMISED_BYTES_MAX, VG, device, device_numbers, field, run,
-        vg_free_bytes, write,
+        Bed, CLASSES, POOL, POOL_BYTES, PROMISED_BYTES_MAX, VG, assert_holds, content, device,
+        device_numbers, field, run, vg_free_bytes, write,
     },
 };
 
@@ -209,6 +210,38 @@ async fn stripes_raid_and_option_classes_lay_volumes_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_volume_with_a_cache_is_one_of_its_class_like_any_other() {
+    let bed = Bed::new().await;
+    bed.create("thick", "data", 32 * MIB).await;
+    run(&["lvcreate", "--yes", "-n", "fast", "-L", "12m", VG]);
+    let data = format!("{VG}/data");
+    let cached = ["--type", "cache", "--cachevol", "fast", &data];
+    run(&[&["lvconvert", "--yes"], &cached[..]].concat());
+    assert_eq!(field("data", "segtype"), "cache");
+    let listed = bed.list("thick").await;
+    let [volume] = &listed[..] else {
+        panic!("{listed:?}");
+    };
+    assert_eq!((&volume.name[..], volume.size_bytes), ("data", 32 << 20));
+
+    fill("/dev/vm/data", 0, 30 * MIB, "cached");
+    let original = content("data");
+    bed.client.back_up("data", &bed.store.s3("monday")).await;
+    let source = synchronous(&bed.store.s3("monday"));
+    ok(bed
+        .client
+        .clone()
+        .lv
+        .create_lv(with_source("again", 1, &source))
+        .await);
+    assert_holds("again", &original);
+    for name in ["data", "again"] {
+        bed.remove("thick", name).await.expect("it is removed");
+    }
+    bed.assert_left(&[]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_new_volume_has_no_signature_of_what_had_its_extents_before() {
     let bed = Bed::new().await;
     for mkfs in ["mkfs.ext4 -q -F", "mkfs.xfs -q -f"] {
@@ -238,6 +271,15 @@ async fn a_group_or_pool_that_goes_missing_is_an_internal_error_with_its_name() 
         Code::Internal,
         "vm/pool is not available: there is no thin pool",
     );
+    let mut states = ok(bed.client.clone().vg.watch(Empty {}).await);
+    let state = states.message().await.expect("a message").expect("one");
+    let told: Vec<&str> = state
+        .items
+        .iter()
+        .map(|item| &item.device_class[..])
+        .collect();
+    assert_eq!(told, ["thick", "raw"], "the others' room");
+    assert_eq!(state.free_bytes, vg_free_bytes());
     run(&["vgrename", VG, "away"]);
     let made = bed.try_create("thick", "more", 8 * MIB).await;
     let mut vg = bed.client.clone().vg;
@@ -258,12 +300,3 @@ async fn sizes_of_the_seeds_dialect_are_gibibytes() {
     assert_eq!(field("data", "lv_size"), GIB.to_string());
     bed.remove("thin", "data").await.expect("it is removed");
 }
-    let mut states = ok(bed.client.clone().vg.watch(Empty {}).await);
-    let state = states.message().await.expect("a message").expect("one");
-    let told: Vec<&str> = state
-        .items
-        .iter()
-        .map(|item| &item.device_class[..])
-        .collect();
-    assert_eq!(told, ["thick", "raw"], "the others' room");
-    assert_eq!(state.free_bytes, vg_free_bytes());

@@ -1,6 +1,6 @@
 //! What a volume group holds, as LVM reports it: one command, one moment.
 
-use std::process::Stdio;
+use std::{collections::HashSet, process::Stdio};
 
 use serde::Deserialize;
 
@@ -64,17 +64,24 @@ impl Report {
         Ok(Report::of(rows))
     }
 
-    fn of(rows: Vec<RawRow>) -> Report {
-        let group = rows.first().cloned().unwrap_or_default();
+    fn of(raw_rows: Vec<RawRow>) -> Report {
+        let group = raw_rows.first().cloned().unwrap_or_default();
+        let named = raw_rows.into_iter().filter(|row| !row.lv_name.is_empty());
+        let mut rows: Vec<Row> = named.map(Row::from).collect();
+        // LVM has the same column for the pools of caches and of VDO, which thick volumes may have.
+        let is_thin_pool = |row: &&Row| row.attr.starts_with('t');
+        let thin_pools = rows.iter().filter(is_thin_pool);
+        let thin_pools: HashSet<String> = thin_pools.map(|pool| pool.name.clone()).collect();
+        for row in &mut rows {
+            if !thin_pools.contains(&row.pool) {
+                row.pool.clear();
+            }
+        }
         Report {
             extent_bytes: whole(&group.vg_extent_size).max(1),
             free_bytes: whole(&group.vg_free),
             size_bytes: whole(&group.vg_size),
-            rows: rows
-                .into_iter()
-                .filter(|row| !row.lv_name.is_empty())
-                .map(Row::from)
-                .collect(),
+            rows,
         }
     }
 
@@ -244,7 +251,7 @@ fn whole(text: &str) -> u64 {
 pub(super) mod tests {
     use super::*;
 
-    /// Recorded from LVM 2.03.16.
+    /// Recorded from LVM 2.03.16; `pools.json` was written by hand.
     pub(in crate::volume::lvm) fn recorded(json: &str) -> Report {
         Report::of(parse(json).expect("LVM's JSON"))
     }
@@ -292,6 +299,18 @@ pub(super) mod tests {
         assert!(pool.data_percent > 0.0 && pool.metadata_percent > 0.0);
         assert!(!report.find("pool-nozero").expect("there").zeroes_blocks());
         assert!(report.find("thin").expect("there").is_public);
+    }
+
+    #[test]
+    fn only_thin_volumes_are_of_a_pool() {
+        let report = recorded(include_str!("fixtures/pools.json"));
+        let pools = ["thin", "cached", "hidden", "plain"].map(|name| {
+            let row = report.find(name).expect(name);
+            assert!(row.is_public, "{name}");
+            &row.pool[..]
+        });
+        assert_eq!(pools, ["pool", "", "", ""]);
+        assert!(!report.find("vpool").expect("there").is_public);
     }
 
     #[test]
