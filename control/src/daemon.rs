@@ -21,8 +21,8 @@ use crate::{
     failure::Failure,
     groups::{Class, Groups},
     jobs::{
-        Changes, OPEN_PATIENCE, backup::BackupJobs, ledger::Ledger, repository,
-        restore::RestoreJobs, turns::Turns,
+        OPEN_PATIENCE, backup::BackupJobs, ledger::Ledger, repository, restore::RestoreJobs,
+        turns::Turns,
     },
     names::VolumeName,
     request::{
@@ -30,7 +30,7 @@ use crate::{
         VolumeSize,
     },
     rooms::Rooms,
-    volume::{self, NewSnapshot, NewVolume, Volume},
+    volume::{self, Changes, NewSnapshot, NewVolume, Volume},
 };
 
 /// How long the work of calls that nobody waits for may take when the daemon stops. With the 20 s that
@@ -57,11 +57,11 @@ pub struct Daemon {
 impl Daemon {
     /// Opens the groups.
     pub async fn open(config: Config) -> Result<Self, Failure> {
-        let groups = Arc::new(Groups::open(&config).await?);
+        let changes = Changes::default();
+        let groups = Arc::new(Groups::open(&config, &changes).await?);
         let config = Arc::new(config);
         let turns = Arc::new(Turns::new(&config.datapath));
         let ledger = Arc::default();
-        let changes = Changes::default();
         let stopping = CancellationToken::new();
         Ok(Self {
             backups: BackupJobs::new(&config, &groups, &turns, &ledger, &changes, &stopping),

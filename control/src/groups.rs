@@ -11,7 +11,7 @@ use crate::{
     names::VolumeName,
     request::{ClassRef, VolumeHandle},
     volume::{
-        self, Directory, FreeSpace, LayoutOptions, Volume, VolumeGroup,
+        self, Changes, Directory, FreeSpace, LayoutOptions, Volume, VolumeGroup,
         lvm::{self, Lvm, Provision},
     },
 };
@@ -44,9 +44,12 @@ pub struct Located {
 }
 
 impl Groups {
-    /// Opens every configured group.
-    pub async fn open(config: &Config) -> Result<Self, Failure> {
-        let mut opened = Opened::default();
+    /// Opens every configured group. `changes` are told of what groups do by themselves.
+    pub async fn open(config: &Config, changes: &Changes) -> Result<Self, Failure> {
+        let mut opened = Opened {
+            changes: changes.clone(),
+            ..Opened::default()
+        };
         let mut classes = Vec::new();
         for class in &config.device_classes {
             classes.push(Class {
@@ -142,6 +145,7 @@ impl Groups {
 /// Groups that are open already: classes share them.
 #[derive(Default)]
 struct Opened {
+    changes: Changes,
     directories: HashMap<PathBuf, Arc<Directory>>,
     volume_groups: HashMap<String, Arc<lvm::Group>>,
 }
@@ -157,7 +161,7 @@ impl Opened {
                 if let Some(group) = self.directories.get(directory) {
                     return Ok(Arc::clone(group) as _);
                 }
-                let group = Arc::new(Directory::open(directory, *attach).await?);
+                let group = Arc::new(Directory::open(directory, *attach, &self.changes).await?);
                 let path = directory.clone();
                 self.directories.insert(path, Arc::clone(&group));
                 return Ok(group);
@@ -180,7 +184,7 @@ impl Opened {
         let group = match self.volume_groups.get(name) {
             Some(group) => Arc::clone(group),
             None => {
-                let group = lvm::Group::open(name, lvm_prefix).await?;
+                let group = lvm::Group::open(name, lvm_prefix, &self.changes).await?;
                 self.volume_groups.insert(name.clone(), Arc::clone(&group));
                 group
             }

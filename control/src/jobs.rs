@@ -34,23 +34,6 @@ pub(crate) const ASK_PATIENCE: Duration = Duration::from_secs(5);
 /// stops. With what follows it stays well below the 90 s that service managers usually wait.
 const WIND_UP_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Who watches the room there is is told here that volumes came, went or grew, those that nobody is
-/// told of included.
-#[derive(Clone, Default)]
-pub struct Changes(watch::Sender<u64>);
-
-impl Changes {
-    /// Something has changed.
-    pub fn tell(&self) {
-        self.0.send_modify(|changes| *changes += 1);
-    }
-
-    /// The changes from now on, counted.
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.0.subscribe()
-    }
-}
-
 /// How far a job is, whatever its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {

@@ -15,8 +15,8 @@ use nix::sys::stat::{major, minor};
 use ringback::{
     names::{Tag, VolumeName},
     volume::{
-        Attach, BackupSnapshot, Directory, Error, Frozen, LayoutOptions, NewSnapshot, NewVolume,
-        Volume, VolumeGroup,
+        Attach, BackupSnapshot, Changes, Directory, Error, Frozen, LayoutOptions, NewSnapshot,
+        NewVolume, Volume, VolumeGroup,
     },
 };
 
@@ -415,7 +415,7 @@ async fn freezing_does_not_read_the_image() {
 #[tokio::test]
 #[ignore = "the other process of freezing_does_not_read_the_image"]
 async fn helper_freezing() {
-    let group = Directory::open(Helper::folder(), Attach::Auto)
+    let group = Directory::open(Helper::folder(), Attach::Auto, &Changes::default())
         .await
         .expect("opens");
     let volume = group
@@ -473,7 +473,7 @@ fn without_the_right_to_attach_volumes_have_no_device() {
 #[tokio::test]
 #[ignore = "the other process of without_the_right_to_attach_volumes_have_no_device"]
 async fn helper_as_nobody() {
-    let group = Directory::open(Helper::folder(), Attach::Auto)
+    let group = Directory::open(Helper::folder(), Attach::Auto, &Changes::default())
         .await
         .expect("opens");
     let volume = group
@@ -527,7 +527,7 @@ async fn a_kill_at_any_moment_leaves_only_whole_volumes() {
 #[tokio::test]
 #[ignore = "the other process of a_kill_at_any_moment_leaves_only_whole_volumes"]
 async fn helper_at_work() {
-    let group = Directory::open(Helper::folder(), Attach::Auto)
+    let group = Directory::open(Helper::folder(), Attach::Auto, &Changes::default())
         .await
         .expect("opens");
     println!("at work");

@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-use ringback::volume::{Attach, Directory, Volume};
+use ringback::volume::{Attach, Changes, Directory, Volume};
 use tempfile::TempDir;
 
 /// Bytes in a mebibyte.
@@ -78,7 +78,7 @@ impl Folder {
     }
 
     pub(crate) async fn open(&self) -> Directory {
-        Directory::open(&self.path, Attach::Auto)
+        Directory::open(&self.path, Attach::Auto, &Changes::default())
             .await
             .expect("opens")
     }

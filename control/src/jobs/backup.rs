@@ -23,7 +23,7 @@ use tonic::Code;
 pub use self::job::BackupJob;
 use self::{job::State, summary::describe_commit};
 use super::{
-    ASK_PATIENCE, Changes,
+    ASK_PATIENCE,
     ledger::{Kind, Ledger},
     repository,
     turns::Turns,
@@ -34,6 +34,7 @@ use crate::{
     groups::{Groups, Located},
     names::VolumeName,
     request::CreateBackup,
+    volume::Changes,
 };
 
 /// Completed backups that are remembered, so that a poll need not ask the store.

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::{
-    Changes, JOB_PATIENCE, OPEN_PATIENCE, Phase, Watched,
+    JOB_PATIENCE, OPEN_PATIENCE, Phase, Watched,
     ledger::{Kind, Ledger},
     repository,
     turns::Turns,
@@ -34,7 +34,7 @@ use crate::{
     names::VolumeName,
     planted,
     request::{CreateVolume, DataSource, VolumeInfo},
-    volume::{LayoutOptions, NewVolume, PendingVolume},
+    volume::{Changes, LayoutOptions, NewVolume, PendingVolume},
 };
 
 /// All restore jobs, by group and volume name.

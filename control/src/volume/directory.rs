@@ -29,8 +29,8 @@ use ringback_datapath::restore::Ground;
 use tokio::{runtime::Handle, sync::Mutex, task};
 
 use super::{
-    Attach, BackupSnapshot, Error, FreeSpace, NewSnapshot, NewVolume, PendingVolume, Volume,
-    VolumeGroup,
+    Attach, BackupSnapshot, Changes, Error, FreeSpace, NewSnapshot, NewVolume, PendingVolume,
+    Volume, VolumeGroup,
 };
 use crate::names::VolumeName;
 use construction::Construction;
@@ -54,10 +54,14 @@ pub struct Directory {
 
 impl Directory {
     /// Takes the folder, made if need be, for this process; sweeps what a killed daemon left
-    /// unfinished, and attaches the volumes that are not.
-    pub async fn open(root: impl Into<PathBuf>, attach: Attach) -> Result<Directory, Error> {
-        let root = root.into();
-        let group = blocking(move || Group::open(&root, attach)).await?;
+    /// unfinished, and attaches the volumes that are not. `changes` are told of what it does by itself.
+    pub async fn open(
+        root: impl Into<PathBuf>,
+        attach: Attach,
+        changes: &Changes,
+    ) -> Result<Directory, Error> {
+        let (root, changes) = (root.into(), changes.clone());
+        let group = blocking(move || Group::open(&root, attach, changes)).await?;
         Ok(Directory {
             group: Arc::new(group),
             turn: Arc::default(),
@@ -191,11 +195,12 @@ impl PendingVolume for Pending {
 
 /// Deletes where it may block, without anybody waiting: for `Drop`. What a shutdown keeps it from
 /// deleting lies in a part that is swept at the next open.
-fn delete_aside(path: PathBuf) {
+fn delete_aside(path: PathBuf, changes: Changes) {
     let delete = move || {
         if let Err(error) = layout::delete(&path) {
             tracing::warn!("left for the next start: {error}");
         }
+        changes.tell();
     };
     match Handle::try_current() {
         Ok(runtime) => drop(runtime.spawn_blocking(delete)),

@@ -35,6 +35,7 @@ mod complaint;
 mod construction;
 mod frozen;
 mod group;
+mod leftovers;
 mod mapped;
 mod node;
 mod ours;

@@ -16,12 +16,14 @@ use ringback_datapath::{backup::Still, device::Extent, restore::Ground};
 
 use crate::names::{Tag, VolumeName};
 
+mod changes;
 pub mod directory;
 mod ioctl;
 mod loopdev;
 pub mod lvm;
 mod ownership;
 
+pub use changes::Changes;
 pub use directory::Directory;
 pub(crate) use ioctl::discard;
 pub use loopdev::Attach;

@@ -23,14 +23,14 @@ use crate::{
     failure::Failure,
     groups::Located,
     jobs::{
-        Changes, JOB_PATIENCE, Phase, Watched,
+        JOB_PATIENCE, Phase, Watched,
         ledger::{Kind, Ledger},
         repository,
         turns::{BackupTurn, Destination, Turns},
         without_panic,
     },
     request::CreateBackup,
-    volume::{BackupSnapshot, Frozen},
+    volume::{BackupSnapshot, Changes, Frozen},
 };
 
 /// One backup job.
@@ -129,9 +129,14 @@ impl BackupJob {
         let warning = work.snapshot.warning.clone();
         let released = work.snapshot.release().await;
         self.changes.tell();
+        // What the store has is a backup, whatever becomes of the snapshot.
+        let left = released.err().map(|error| {
+            let volume = &self.located.volume.name;
+            tracing::warn!(%volume, %error, "the snapshot of a backup is still there");
+            format!("its snapshot is still there, and will be removed later: {error}")
+        });
         let mut message = result?;
-        released?;
-        if let Some(warning) = warning {
+        for warning in [warning, left].into_iter().flatten() {
             message = format!("{message}; {warning}");
         }
         Ok(message)

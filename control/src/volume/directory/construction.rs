@@ -153,7 +153,7 @@ impl Drop for Construction {
         }
         // The rename frees the name at once; deleting a large file takes its time elsewhere.
         match self.group.layout.move_to_trash(&self.folder()) {
-            Ok(trash) => super::delete_aside(trash),
+            Ok(trash) => super::delete_aside(trash, self.group.changes.clone()),
             Err(error) => {
                 tracing::warn!(volume = %self.name, "an unfinished volume is left behind: {error}");
             }

@@ -27,7 +27,7 @@ struct TemporaryImage {
     path: PathBuf,
     removed: bool,
     /// Keeps the folder ours until the file is gone.
-    _group: Arc<Group>,
+    group: Arc<Group>,
 }
 
 /// Takes the snapshot, or makes the place for a copy. To be called in turn.
@@ -100,7 +100,7 @@ impl TemporaryImage {
         Ok(TemporaryImage {
             path,
             removed: false,
-            _group: Arc::clone(group),
+            group: Arc::clone(group),
         })
     }
 
@@ -125,7 +125,7 @@ impl Hold for TemporaryImage {
 impl Drop for TemporaryImage {
     fn drop(&mut self) {
         if !self.removed {
-            super::delete_aside(self.path.clone());
+            super::delete_aside(self.path.clone(), self.group.changes.clone());
         }
     }
 }

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     names::VolumeName,
     volume::{
-        Attach, Error, FreeSpace, NewSnapshot, Volume, ioctl,
+        Attach, Changes, Error, FreeSpace, NewSnapshot, Volume, ioctl,
         loopdev::{Access, AttachError, Attachments, Detached, LoopDevice},
     },
 };
@@ -35,16 +35,18 @@ pub(super) struct Group {
     attach: Attach,
     attach_refused: AtomicBool,
     skipped: Mutex<HashSet<PathBuf>>,
+    pub(super) changes: Changes,
 }
 
 impl Group {
     /// Takes the folder, sweeps it and attaches its volumes.
-    pub(super) fn open(root: &Path, attach: Attach) -> Result<Group, Error> {
+    pub(super) fn open(root: &Path, attach: Attach, changes: Changes) -> Result<Group, Error> {
         let group = Group {
             layout: Layout::open(root)?,
             attach,
             attach_refused: AtomicBool::new(false),
             skipped: Mutex::default(),
+            changes,
         };
         group.recover()?;
         Ok(group)

@@ -47,7 +47,7 @@ fn folder() -> TempDir {
 }
 
 async fn open(folder: &TempDir) -> Directory {
-    Directory::open(folder.path(), Attach::Never)
+    Directory::open(folder.path(), Attach::Never, &Changes::default())
         .await
         .expect("opens")
 }
@@ -341,7 +341,7 @@ async fn what_has_no_name_of_ours_is_not_swept() {
 async fn a_second_owner_is_refused_until_the_first_is_gone() {
     let folder = folder();
     let first = open(&folder).await;
-    let refused = Directory::open(folder.path(), Attach::Never).await;
+    let refused = Directory::open(folder.path(), Attach::Never, &Changes::default()).await;
     let sentence = refused.expect_err("is refused").to_string();
     assert!(
         sentence.contains(&*folder.path().to_string_lossy()),

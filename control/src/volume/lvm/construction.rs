@@ -9,7 +9,7 @@ use ringback_datapath::restore::Ground;
 
 use super::{
     Lvm, Pending, Provision,
-    command::{Call, Trouble},
+    command::Call,
     complaint,
     group::{Group, Reservation},
     node,
@@ -195,7 +195,7 @@ impl Construction {
     async fn given_up(self, error: Error) -> Error {
         let temporary = self.temporary.clone();
         if let Err(left) = self.discard().await {
-            tracing::warn!(volume = temporary, "left for the next start: {left}");
+            tracing::warn!(volume = temporary, "removing it is tried again: {left}");
         }
         error
     }
@@ -244,7 +244,7 @@ impl Construction {
     pub(super) async fn discard(mut self) -> Result<(), Error> {
         let group = Arc::clone(self.group());
         let reservation = self.reservation.take();
-        let removed = remove(&group, &self.temporary).await;
+        let removed = group.remove_own(&self.temporary).await;
         drop(reservation);
         removed
     }
@@ -258,20 +258,10 @@ impl Drop for Construction {
         let temporary = std::mem::take(&mut self.temporary);
         let group = Arc::clone(reservation.group());
         group.in_turn_aside(|group| async move {
-            if let Err(error) = remove(&group, &temporary).await {
-                tracing::warn!(volume = temporary, "left for the next start: {error}");
+            if let Err(error) = group.remove_own(&temporary).await {
+                tracing::warn!(volume = temporary, "removing it is tried again: {error}");
             }
             drop(reservation);
         });
-    }
-}
-
-/// Removes what has this name of ours, if it came to be.
-pub(super) async fn remove(group: &Group, temporary: &str) -> Result<(), Error> {
-    match group.remove_any(temporary).await {
-        Err(Trouble::Failed(failed)) if failed.stderr.contains("Failed to find logical volume") => {
-            Ok(())
-        }
-        other => Ok(other?),
     }
 }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use super::{
     Lvm, Provision,
     command::Call,
-    complaint, construction,
+    complaint,
     group::Group,
     node,
     ours::Purpose,
@@ -84,8 +84,11 @@ impl Snapshot {
     /// Removes what there may be of it.
     async fn give_up(mut self) {
         self.removed = true;
-        if let Err(left) = construction::remove(&self.group, &self.temporary).await {
-            tracing::warn!(volume = self.temporary, "left for the next start: {left}");
+        if let Err(left) = self.group.remove_own(&self.temporary).await {
+            tracing::warn!(
+                volume = self.temporary,
+                "removing it is tried again: {left}"
+            );
         }
     }
 }
@@ -150,7 +153,7 @@ impl Hold for Snapshot {
         group
             .in_turn(async move || {
                 self.removed = true;
-                construction::remove(&self.group, &self.temporary).await
+                self.group.remove_own(&self.temporary).await
             })
             .await
     }
@@ -174,8 +177,8 @@ impl Drop for Snapshot {
         }
         let temporary = std::mem::take(&mut self.temporary);
         self.group.in_turn_aside(|group| async move {
-            if let Err(error) = construction::remove(&group, &temporary).await {
-                tracing::warn!(volume = temporary, "left for the next start: {error}");
+            if let Err(error) = group.remove_own(&temporary).await {
+                tracing::warn!(volume = temporary, "removing it is tried again: {error}");
             }
         });
     }

@@ -3,7 +3,7 @@
 //! Those are to be called in turn (see [`Group::in_turn`]).
 
 use std::{
-    collections::HashSet,
+    collections::{HashSet, VecDeque},
     fs::{self, File},
     panic,
     path::Path,
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     names::VolumeName,
-    volume::{Error, Volume, ownership},
+    volume::{Changes, Error, Volume, ownership},
 };
 
 /// Where the locks of groups are: gone after a restart of the host, like what they guard against.
@@ -45,6 +45,10 @@ pub struct Group {
     work: TaskTracker,
     /// Whose turn it is to hold metadata of a pool.
     metadata_turn: Mutex<()>,
+    /// Names of ours that could not be removed yet.
+    pub(super) left: StdMutex<VecDeque<String>>,
+    /// Told of what goes when nobody waits for it.
+    pub(super) changes: Changes,
     /// Names that volumes under construction will take.
     reserved: StdMutex<HashSet<VolumeName>>,
     /// Keeps other daemons out for as long as it is open: here, or in a command that outlives us.
@@ -53,15 +57,20 @@ pub struct Group {
 
 impl Group {
     /// Takes the group for this process and sweeps what a killed daemon left unfinished. `prefix`
-    /// is how `lvm` is called, empty: as is usual.
-    pub async fn open(name: &str, prefix: &[String]) -> Result<Arc<Group>, Error> {
-        Group::open_with_lock_in(Path::new(LOCKS), name, prefix).await
+    /// is how `lvm` is called, empty: as is usual. `changes` are told of what it does by itself.
+    pub async fn open(
+        name: &str,
+        prefix: &[String],
+        changes: &Changes,
+    ) -> Result<Arc<Group>, Error> {
+        Group::open_with_lock_in(Path::new(LOCKS), name, prefix, changes).await
     }
 
     pub(super) async fn open_with_lock_in(
         locks: &Path,
         name: &str,
         prefix: &[String],
+        changes: &Changes,
     ) -> Result<Arc<Group>, Error> {
         fs::create_dir_all(locks).map_err(Error::io("make the folder", locks))?;
         let (path, owned) = (
@@ -77,6 +86,8 @@ impl Group {
             turn: Arc::default(),
             work: TaskTracker::new(),
             metadata_turn: Mutex::default(),
+            left: StdMutex::default(),
+            changes: changes.clone(),
             reserved: StdMutex::default(),
             lock,
         });
@@ -95,7 +106,7 @@ impl Group {
     /// Runs `work`, which changes the group, when nothing else does. Once begun it runs to its
     /// end, whether or not the caller waits: it is a task of its own.
     pub(super) async fn in_turn<T, W>(
-        &self,
+        self: &Arc<Self>,
         work: impl FnOnce() -> W + Send + 'static,
     ) -> Result<T, Error>
     where
@@ -104,8 +115,10 @@ impl Group {
     {
         let turn = Arc::clone(&self.turn).lock_owned().await;
         let (result, told) = oneshot::channel();
+        let group = Arc::clone(self);
         let ended = self.work.spawn(async move {
             let _turn = turn;
+            group.remove_left().await;
             // What nobody waits for any more is dropped here, before the task counts as ended: that
             // may begin the next one.
             drop(result.send(work().await));
@@ -146,10 +159,11 @@ impl Group {
             return;
         }
         let work = work(Arc::clone(self));
-        let turn = Arc::clone(&self.turn);
+        let group = Arc::clone(self);
         self.work.spawn(async move {
-            let _turn = turn.lock_owned().await;
+            let _turn = group.turn.lock().await;
             work.await;
+            group.changes.tell();
         });
     }
 

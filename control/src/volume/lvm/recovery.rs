@@ -1,7 +1,8 @@
 //! What an open does about the time before it.
 
+use std::sync::Arc;
+
 use super::{
-    construction,
     group::Group,
     ours::{Purpose, has_own_name},
 };
@@ -9,8 +10,8 @@ use crate::{planted, volume::Error};
 
 impl Group {
     /// Removes what a killed daemon left unfinished, and takes the mark off what it had finished.
-    /// What cannot be removed is not listed, and is left to a later sweep.
-    pub(super) async fn recover(&self) -> Result<(), Error> {
+    /// What cannot be removed is not listed, and is tried again.
+    pub(super) async fn recover(self: &Arc<Self>) -> Result<(), Error> {
         let report = self.report().await?;
         if planted::NO_SWEEP {
             return Ok(());
@@ -28,8 +29,8 @@ impl Group {
             }
             if let Some(purpose) = Purpose::of(row) {
                 tracing::info!(group, volume, ?purpose, "sweeping what was left unfinished");
-                if let Err(error) = construction::remove(self, volume).await {
-                    tracing::warn!(group, volume, "left for the next start: {error}");
+                if let Err(error) = self.remove_own(volume).await {
+                    tracing::warn!(group, volume, "removing it is tried again: {error}");
                 }
             } else if let Some(purpose) = Purpose::left_on(row) {
                 tracing::info!(group, volume, "finishing what was published");

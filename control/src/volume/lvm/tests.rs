@@ -11,6 +11,7 @@ use std::{
 use tempfile::TempDir;
 
 use super::*;
+use crate::volume::Changes;
 
 /// How long whatever changes something takes.
 const SLOW: Duration = Duration::from_millis(1500);
@@ -18,6 +19,7 @@ const SLOW: Duration = Duration::from_millis(1500);
 /// A folder with the script and what it notes of its calls.
 struct Bed {
     folder: TempDir,
+    changes: Changes,
 }
 
 impl Bed {
@@ -30,13 +32,16 @@ impl Bed {
         let script = format!(
             "case $1 in lvs) cat {fixture}; exit;; esac\n\
              echo \"begun $*\" >>{calls}\n\
+             [ ! -e {stuck} ] || case $1 in lvremove) echo 'in use.' >&2; exit 5;; esac\n\
              case \"$*\" in *ringback-b00*|*published*) ;; *) sleep {slow};; esac\n\
              echo \"ended $1\" >>{calls}\n",
             calls = folder.path().join("calls").display(),
+            stuck = folder.path().join("stuck").display(),
             slow = SLOW.as_secs_f64(),
         );
         fs::write(folder.path().join("lvm"), script).expect("writes the script");
-        Bed { folder }
+        let changes = Changes::default();
+        Bed { folder, changes }
     }
 
     fn prefix(&self) -> Vec<String> {
@@ -45,7 +50,7 @@ impl Bed {
     }
 
     async fn open(&self) -> Result<Arc<Group>, Error> {
-        Group::open_with_lock_in(self.folder.path(), "vgtest", &self.prefix()).await
+        Group::open_with_lock_in(self.folder.path(), "vgtest", &self.prefix(), &self.changes).await
     }
 
     fn calls(&self) -> Vec<String> {
@@ -202,6 +207,45 @@ impl Drop for Made {
 }
 
 #[tokio::test]
+async fn what_could_not_be_removed_is_tried_again_before_each_change_until_it_is_gone() {
+    let bed = Bed::new();
+    let group = bed.open().await.expect("opens");
+    let thick = thick(&group).await;
+    bed.forget_calls();
+    let stuck = bed.folder.path().join("stuck");
+    fs::write(&stuck, "").expect("writes");
+    let owner = Arc::clone(&group);
+    let removed = group.in_turn(async move || owner.remove_own(".ringback-b00000004").await);
+    assert!(removed.await.is_err());
+    thick.remove(&name("tagged")).await.expect_err("in use");
+    fs::remove_file(stuck).expect("lets go");
+    let told = bed.changes.subscribe();
+    thick.remove(&name("tagged")).await.expect("removes");
+    assert!(told.has_changed().expect("the group is there"));
+    thick.remove(&name("segments")).await.expect("removes");
+    let calls = bed.calls();
+    let begun = calls
+        .iter()
+        .filter_map(|it| it.strip_prefix("begun lvremove --yes -- vgtest/"));
+    let begun: Vec<&str> = begun.collect();
+    let own = ".ringback-b00000004";
+    assert_eq!(begun, [own, own, "tagged", own, "tagged", "segments"]);
+}
+
+#[tokio::test]
+async fn whoever_watches_is_told_when_what_was_dropped_is_removed() {
+    let bed = Bed::new();
+    let group = bed.open().await.expect("opens");
+    let mut told = bed.changes.subscribe();
+    drop(Made(Arc::clone(&group)));
+    tokio::time::timeout(20 * SLOW, told.changed())
+        .await
+        .expect("in time")
+        .expect("is there");
+    assert_eq!(bed.calls().last().expect("a call"), "ended lvremove");
+}
+
+#[tokio::test]
 async fn a_second_owner_is_refused_and_waits_for_a_command_that_outlived_the_first() {
     let bed = Bed::new();
     let group = bed.open().await.expect("opens");
@@ -293,9 +337,14 @@ async fn a_group_or_pool_that_is_not_there_is_told() {
         "echo '  Volume group \"vgtest\" not found' >&2; exit 5",
     ];
     let prefix = prefix.map(str::to_owned);
-    let error = Group::open_with_lock_in(Path::new(folder.path()), "vgtest", &prefix)
-        .await
-        .expect_err("absent");
+    let error = Group::open_with_lock_in(
+        Path::new(folder.path()),
+        "vgtest",
+        &prefix,
+        &Changes::default(),
+    )
+    .await
+    .expect_err("absent");
     assert_eq!(
         error.to_string(),
         "volume group vgtest is not available: LVM does not find it; `vgs` shows which there are"
