@@ -10,8 +10,8 @@ use ringback_datapath::store::location::InvalidLocation;
 /// Longest LVM name, and longest device-mapper name: 128 bytes with C's closing zero.
 const NAME_BYTES_MAX: usize = 128 - 1;
 
-/// What we append to a volume's name for a while (`.rb-...` of a restore or a snapshot), hyphens
-/// doubled, and what LVM then appends to the device-mapper name (`-real`, `-cow`), take no more.
+/// So much room a volume's name leaves: a name of what is under way (`.ringback-rXXXXXXXX`), hyphens
+/// doubled, and what LVM appends to device-mapper names (`-real`, `-cow`), take no more.
 pub const SUFFIX_BYTES_MAX: usize = 24;
 
 /// Volume names that begin so are ours.
