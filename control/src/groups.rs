@@ -93,9 +93,11 @@ impl Groups {
 
     /// The volume that a handle names: in the group that it names, or in whichever has it.
     ///
-    /// Several groups that have it are an error; none is `None`.
+    /// Several groups that have it are an error; none is `None`. A group that cannot be asked matters
+    /// only when no other one has it.
     pub async fn find(&self, handle: &VolumeHandle) -> Result<Option<Located>, Failure> {
         let mut found: Vec<Located> = Vec::new();
+        let mut failed = None;
         for class in &self.classes {
             let group_name = &class.config.volume_group;
             let other = handle
@@ -105,12 +107,14 @@ impl Groups {
             if other || found.iter().any(|it| it.group_name == *group_name) {
                 continue;
             }
-            if let Some(volume) = class.group.get(&handle.volume).await? {
-                found.push(Located {
+            match class.group.get(&handle.volume).await {
+                Ok(Some(volume)) => found.push(Located {
                     group_name: group_name.clone(),
                     group: Arc::clone(&class.group),
                     volume,
-                });
+                }),
+                Ok(None) => {}
+                Err(error) => failed = Some(error),
             }
         }
         if found.len() > 1 {
@@ -125,7 +129,16 @@ impl Groups {
                 ),
             ));
         }
-        Ok(found.pop())
+        match (found.pop(), failed) {
+            (None, Some(error)) => Err(Failure::new(
+                Code::Unavailable,
+                format!(
+                    "whether there is a volume {:?} is not known: {error}",
+                    handle.as_str()
+                ),
+            )),
+            (found, _) => Ok(found),
+        }
     }
 
     /// Waits until nothing is done to the volume groups any more, also what nobody else waits for.
@@ -251,6 +264,50 @@ fn without_spare(free: &FreeSpace, spare_bytes: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::volume::NewVolume;
+
+    #[tokio::test]
+    async fn a_group_that_cannot_be_asked_matters_only_when_no_other_one_has_the_volume() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let class = |name: &str| {
+            let place = folder.path().join(name).display().to_string();
+            format!(
+                "- {{ name: {name}, directory: {place}, attach: never, spare-gb: 0, default: {} }}\n",
+                name == "odd"
+            )
+        };
+        let text = format!("device-classes:\n{}{}", class("odd"), class("even"));
+        let config = Config::parse(&text).expect("a configuration");
+        let groups = Groups::open(&config, &Changes::default())
+            .await
+            .expect("opens");
+        let name = VolumeName::parse("data").expect("a name");
+        for class in groups.classes() {
+            let new = NewVolume {
+                name: name.clone(),
+                size_bytes: 4096,
+                tags: Vec::new(),
+                layout: LayoutOptions::default(),
+            };
+            class.group.create(new).await.expect("creates");
+        }
+        let record = folder.path().join("odd/volumes/data/volume.json");
+        std::fs::write(record, "{").expect("damages it");
+
+        let handle = VolumeHandle::parse("data").expect("a handle");
+        let found = groups.find(&handle).await.expect("it is known");
+        assert_eq!(found.expect("there").group_name, "even");
+        let even = &groups.classes()[1].group;
+        even.remove(&name).await.expect("removes");
+        let failure = groups.find(&handle).await.err().expect("it is not known");
+        assert_eq!(failure.code, Code::Unavailable);
+        assert!(
+            failure
+                .message
+                .starts_with("whether there is a volume \"data\" is not known: "),
+            "{failure}"
+        );
+    }
 
     #[test]
     fn snapshots_of_ours_are_taken_from_the_spare_first() {
