@@ -360,7 +360,7 @@ async fn a_read_only_snapshot_refuses_writes_also_after_a_restart() {
     let refused = writing.and_then(|mut device| device.write_all(&[1; 4096]));
     assert!(refused.is_err());
     group
-        .freeze_for_backup(&name("fixed"))
+        .freeze_for_backup(&again)
         .await
         .expect("a read-only volume can be backed up");
     group.detach_all().await.expect("detaches");
@@ -378,10 +378,7 @@ async fn a_backup_has_what_was_written_to_a_mounted_volume_before_it_and_nothing
     let mounted = Mount::new(&volume.path, &folder.mount_point());
     // Not synced: it may lie in the page cache only.
     fs::write(mounted.0.join("before"), vec![42; 3 * 1024 * 1024]).expect("writes");
-    let snapshot = group
-        .freeze_for_backup(&name("data"))
-        .await
-        .expect("freezes");
+    let snapshot = group.freeze_for_backup(&volume).await.expect("freezes");
     fs::write(mounted.0.join("after"), "after").expect("writes");
     run(&mut Command::new("sync"));
     drop(mounted);
@@ -424,10 +421,7 @@ async fn helper_freezing() {
         .expect("creates");
     write_at(&volume.path, 0, &vec![1; 64 << 20]);
     let before = bytes_read();
-    let snapshot = group
-        .freeze_for_backup(&name("data"))
-        .await
-        .expect("freezes");
+    let snapshot = group.freeze_for_backup(&volume).await.expect("freezes");
     let read = bytes_read() - before;
     // The group's own records, and what the kernel tells about devices.
     assert!(read < MIB, "{read} bytes");
@@ -539,10 +533,9 @@ async fn helper_at_work() {
                 pending.publish().await.expect("publishes");
             }
             Err(Error::AlreadyExists(_)) => {
-                let snapshot = group
-                    .freeze_for_backup(&name(&text))
-                    .await
-                    .expect("freezes");
+                let volume = group.get(&name(&text)).await.expect("looks");
+                let volume = volume.expect("it was published");
+                let snapshot = group.freeze_for_backup(&volume).await.expect("freezes");
                 snapshot.release().await.expect("releases");
                 group.remove(&name(&text)).await.expect("removes");
             }

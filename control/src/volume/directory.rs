@@ -140,13 +140,13 @@ impl VolumeGroup for Directory {
         self.in_turn(move |group| group.snapshot(&new)).await
     }
 
-    async fn freeze_for_backup(&self, name: &VolumeName) -> Result<BackupSnapshot, Error> {
+    async fn freeze_for_backup(&self, volume: &Volume) -> Result<BackupSnapshot, Error> {
         // The flush that can take long happens beside other calls; the one in turn finds little.
-        let flushed = name.clone();
+        let flushed = volume.name.clone();
         self.beside(move |group| group.flush(&group.find(&flushed)?))
             .await?;
-        let name = name.clone();
-        self.in_turn(move |group| frozen::freeze(group, &name))
+        let volume = volume.clone();
+        self.in_turn(move |group| frozen::freeze(group, &volume))
             .await
     }
 

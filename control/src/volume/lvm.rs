@@ -179,10 +179,10 @@ impl VolumeGroup for Lvm {
             .await
     }
 
-    async fn freeze_for_backup(&self, name: &VolumeName) -> Result<BackupSnapshot, Error> {
-        let name = name.clone();
+    async fn freeze_for_backup(&self, volume: &Volume) -> Result<BackupSnapshot, Error> {
+        let volume = volume.clone();
         let (mut frozen, mapper) = self
-            .in_turn(async move |lvm| frozen::freeze(&lvm, &name).await)
+            .in_turn(async move |lvm| frozen::freeze(&lvm, &volume).await)
             .await?;
         if let Provision::Thin { pool, .. } = &*self.provision {
             frozen.extents = mapped::extents(&self.group, pool, &mapper).await;

@@ -56,8 +56,9 @@ pub trait VolumeGroup: Send + Sync + 'static {
     /// Makes a volume that begins as another one's content of this moment.
     async fn snapshot(&self, new: NewSnapshot) -> Result<Volume, Error>;
 
-    /// Holds a volume's content of this moment still, for a backup to read.
-    async fn freeze_for_backup(&self, name: &VolumeName) -> Result<BackupSnapshot, Error>;
+    /// Holds a volume's content of this moment still, for a backup to read. Another volume that has
+    /// taken the name since this one was found is refused.
+    async fn freeze_for_backup(&self, volume: &Volume) -> Result<BackupSnapshot, Error>;
 
     /// The room that is neither used by nor promised to a volume.
     async fn free(&self) -> Result<FreeSpace, Error>;
@@ -272,6 +273,12 @@ pub enum Error {
     /// The group has not enough room, in a sentence of its own.
     #[error("{0}")]
     Full(String),
+
+    /// The volume that was meant is gone, and another one has its name.
+    #[error(
+        "volume {0} was replaced by another of the same name since this was asked for; ask again"
+    )]
+    Replaced(VolumeName),
 
     /// A backup of the volume has to end first.
     #[error("volume {0} cannot be changed while it is being backed up")]

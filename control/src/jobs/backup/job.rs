@@ -173,10 +173,10 @@ impl BackupJob {
         if let Some(there) = log.find(path.name()) {
             return self.judge(&there.commit).map(Prepared::Complete);
         }
-        let name = &self.located.volume.name;
-        let snapshot = self.located.group.freeze_for_backup(name).await?;
+        let volume = &self.located.volume;
+        let snapshot = self.located.group.freeze_for_backup(volume).await?;
         if let Some(warning) = &snapshot.warning {
-            tracing::warn!(volume = %name, warning, "snapshot");
+            tracing::warn!(volume = %volume.name, warning, "snapshot");
         }
         Ok(Prepared::Ready(Box::new(Work {
             repository,

@@ -16,10 +16,7 @@ use super::{
     layout::{self, Entry, Part},
     space,
 };
-use crate::{
-    names::VolumeName,
-    volume::{BackupSnapshot, Error, Frozen, Hold, ioctl},
-};
+use crate::volume::{BackupSnapshot, Error, Frozen, Hold, Volume, ioctl};
 
 /// A file in `temporary` that goes away with its backup.
 #[derive(Debug)]
@@ -31,8 +28,11 @@ struct TemporaryImage {
 }
 
 /// Takes the snapshot, or makes the place for a copy. To be called in turn.
-pub(super) fn freeze(group: &Arc<Group>, name: &VolumeName) -> Result<BackupSnapshot, Error> {
-    let volume = group.find(name)?;
+pub(super) fn freeze(group: &Arc<Group>, found: &Volume) -> Result<BackupSnapshot, Error> {
+    let volume = group.find(&found.name)?;
+    if volume.description.identity != found.identity {
+        return Err(Error::Replaced(found.name.clone()));
+    }
     let temporary = TemporaryImage::create(group)?;
     group.flush(&volume)?;
     let created_at = SystemTime::now();

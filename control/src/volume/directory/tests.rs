@@ -167,11 +167,16 @@ async fn a_missing_volume_is_not_found() {
     let folder = folder();
     let group = open(&folder).await;
     let missing = name("missing");
+    let gone = group
+        .create(new_volume("missing", MIB))
+        .await
+        .expect("creates");
+    group.remove(&missing).await.expect("removes");
     let failures = [
         group.remove(&missing).await.err(),
         group.resize(&missing, MIB).await.err(),
         group.snapshot(new_snapshot("copy", "missing")).await.err(),
-        group.freeze_for_backup(&missing).await.err(),
+        group.freeze_for_backup(&gone).await.err(),
     ];
     for failure in failures {
         assert!(
@@ -280,7 +285,7 @@ async fn a_dropped_pending_volume_leaves_nothing_and_frees_its_name_at_once() {
 async fn what_a_killed_daemon_left_unfinished_is_swept() {
     let folder = folder();
     let group = open(&folder).await;
-    group
+    let kept = group
         .create(new_volume("kept", MIB))
         .await
         .expect("creates");
@@ -291,12 +296,7 @@ async fn what_a_killed_daemon_left_unfinished_is_swept() {
             .await
             .expect("begins"),
     );
-    std::mem::forget(
-        group
-            .freeze_for_backup(&name("kept"))
-            .await
-            .expect("freezes"),
-    );
+    std::mem::forget(group.freeze_for_backup(&kept).await.expect("freezes"));
     let removed = folder
         .path()
         .join("trash/01234567-89ab-4def-8123-456789abcdef");
@@ -489,10 +489,7 @@ async fn without_reflinks_a_backup_is_told_to_copy_and_is_warned() {
         .create(new_volume("data", MIB))
         .await
         .expect("creates");
-    let snapshot = group
-        .freeze_for_backup(&name("data"))
-        .await
-        .expect("freezes");
+    let snapshot = group.freeze_for_backup(&volume).await.expect("freezes");
     assert_eq!(snapshot.size_bytes, MIB);
     assert!(
         snapshot
@@ -509,13 +506,21 @@ async fn without_reflinks_a_backup_is_told_to_copy_and_is_warned() {
 
     snapshot.release().await.expect("releases");
     assert_eq!(count(&folder, "temporary"), 0);
-    drop(
-        group
-            .freeze_for_backup(&name("data"))
-            .await
-            .expect("freezes"),
-    );
+    drop(group.freeze_for_backup(&volume).await.expect("freezes"));
     becomes_empty(&folder, "temporary").await;
+}
+
+#[tokio::test]
+async fn a_volume_that_took_the_name_of_the_one_to_back_up_is_not_taken_for_it() {
+    let folder = folder();
+    let group = open(&folder).await;
+    let data = || new_volume("data", MIB);
+    let found = group.create(data()).await.expect("creates");
+    group.remove(&found.name).await.expect("removes");
+    group.create(data()).await.expect("creates");
+    let refused = group.freeze_for_backup(&found).await;
+    assert!(matches!(refused, Err(Error::Replaced(_))), "{refused:?}");
+    assert_eq!(count(&folder, "temporary"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

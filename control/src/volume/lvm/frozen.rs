@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     names::VolumeName,
-    volume::{BackupSnapshot, Error, Frozen, Hold},
+    volume::{BackupSnapshot, Error, Frozen, Hold, Volume},
 };
 
 /// A snapshot that goes away with its backup.
@@ -30,12 +30,13 @@ struct Snapshot {
 }
 
 /// Takes the snapshot; its node below `/dev/mapper` as well. To be called in turn.
-pub(super) async fn freeze(
-    lvm: &Lvm,
-    name: &VolumeName,
-) -> Result<(BackupSnapshot, PathBuf), Error> {
+pub(super) async fn freeze(lvm: &Lvm, volume: &Volume) -> Result<(BackupSnapshot, PathBuf), Error> {
     let report = lvm.group.report().await?;
+    let name = &volume.name;
     let origin = lvm.find(&report, name)?;
+    if origin.uuid != volume.identity {
+        return Err(Error::Replaced(name.clone()));
+    }
     let temporary = Purpose::Backup.random_name()?;
     let call = Call::new("lvcreate")
         .options(["--yes", "--snapshot", "--permission", "r"])

@@ -323,6 +323,10 @@ async fn what_cannot_be_is_refused_before_any_command() {
     // The recorded group has a backup's snapshot of it.
     let error = thick.resize(&name("thick"), 200 << 20).await;
     assert!(matches!(error, Err(Error::BeingBackedUp(_))), "{error:?}");
+    let mut replaced = thick.list().await.expect("lists").remove(0);
+    replaced.identity = "of the volume that had this name".to_owned();
+    let error = thick.freeze_for_backup(&replaced).await.expect_err("gone");
+    assert!(matches!(error, Error::Replaced(_)), "{error}");
     let error = thick.remove(&name("thin")).await.expect_err("of a pool");
     assert!(matches!(error, Error::NotFound(_)), "{error}");
     assert_eq!(bed.calls(), [""; 0]);
