@@ -275,6 +275,50 @@ async fn growing_a_thick_volume_waits_for_its_backup_and_a_thin_one_does_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn growing_a_thick_volume_waits_for_no_backup_that_has_no_snapshot_yet() {
+    let bed = Bed::new().await;
+    for name in ["data", "other"] {
+        bed.create("thick", name, 64 * MIB).await;
+        fill(&format!("/dev/vm/{name}"), 0, 64 * MIB, name);
+    }
+    let (valve, request) = shut_in_the_midst(&bed).await;
+    let long = Valve::to(&bed.store).await;
+    // One moves data at a time, in the order of these calls.
+    let other = backup("other", "other", &long.through(bed.store.s3("other")));
+    let again = backup("tuesday", "data", &bed.store.s3("tuesday"));
+    for queued in [&other, &again] {
+        bed.client.poll(queued).await.expect("it starts");
+        waits(&bed, queued).await;
+    }
+    let opened = async {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        valve.open();
+    };
+    let (grown, ()) = tokio::join!(bed.resize("thick", "data", 80 * MIB), opened);
+    assert_eq!(grown.expect("it grows"), 80 << 20);
+    long.is_shut().await;
+    waits(&bed, &again).await;
+    long.open();
+    for request in [&request, &other, &again] {
+        let state = bed.client.end_of(request).await;
+        assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
+    }
+    for name in ["data", "other"] {
+        bed.remove("thick", name).await.expect("it is removed");
+    }
+    bed.assert_left(&[]);
+}
+
+/// Returns when a backup waits for its turn.
+async fn waits(bed: &Bed, request: &CreateBackupRequest) {
+    wait_for("a backup that waits", async || {
+        let state = bed.client.poll(request).await.expect("it is told");
+        (state.msg == "waiting for other jobs to end").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn removing_a_volume_cancels_its_backup_and_takes_the_snapshot_along() {
     let bed = Bed::new().await;
     for class in CLASSES {

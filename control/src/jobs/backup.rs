@@ -124,9 +124,11 @@ impl BackupJobs {
         join_all(concerned.iter().map(|job| job.watched.halt())).await;
     }
 
-    /// Waits for the ends of the backups of this volume; whether there were any.
+    /// Waits for the ends of the backups of this volume that have a snapshot, or are about to take one;
+    /// whether there were any.
     pub async fn end_on(&self, group_name: &str, volume: &VolumeName) -> bool {
-        let concerned = self.running_on(group_name, volume);
+        let mut concerned = self.running_on(group_name, volume);
+        concerned.retain(|job| job.has_snapshot());
         join_all(concerned.iter().map(|job| job.watched.over.cancelled())).await;
         !concerned.is_empty()
     }

@@ -1,6 +1,12 @@
 //! One backup, from the question whether there is anything to do to the snapshot's removal.
 
-use std::{sync::Arc, time::UNIX_EPOCH};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::UNIX_EPOCH,
+};
 
 use ringback_datapath::{
     backup::{self, Still, Subject},
@@ -42,6 +48,8 @@ pub struct BackupJob {
     /// What may be looked at while it runs.
     pub watched: Arc<Watched>,
     changes: Changes,
+    /// Whether it has begun to take its snapshot. There is none any more when it is over.
+    has_snapshot: AtomicBool,
     pub(super) state: watch::Sender<State>,
 }
 
@@ -67,6 +75,7 @@ impl BackupJob {
             located,
             watched: Watched::new(),
             changes,
+            has_snapshot: AtomicBool::new(false),
             state: watch::Sender::new(State::Preparing),
             request,
         }
@@ -80,6 +89,11 @@ impl BackupJob {
             State::Done(_) => (Phase::Done, String::new()),
             State::Failed(message) => (Phase::Failed, message.clone()),
         }
+    }
+
+    /// Whether it has a snapshot of its volume, or is about to take one.
+    pub(super) fn has_snapshot(&self) -> bool {
+        self.has_snapshot.load(Ordering::SeqCst)
     }
 
     /// How far it is, and what it waits for.
@@ -174,6 +188,7 @@ impl BackupJob {
             return self.judge(&there.commit).map(Prepared::Complete);
         }
         let volume = &self.located.volume;
+        self.has_snapshot.store(true, Ordering::SeqCst);
         let snapshot = self.located.group.freeze_for_backup(volume).await?;
         if let Some(warning) = &snapshot.warning {
             tracing::warn!(volume = %volume.name, warning, "snapshot");
