@@ -118,21 +118,17 @@ impl Daemon {
         let volume = existing(class, &request.name).await?;
         let wanted = request.size.bytes();
         if wanted <= volume.size_bytes {
-            return match request.shrink {
-                ShrinkRule::Keep => Ok(volume.size_bytes),
-                ShrinkRule::Refuse if wanted == volume.size_bytes => Ok(wanted),
-                ShrinkRule::Refuse => Err(Failure::new(
-                    Code::OutOfRange,
-                    format!(
-                        "size_gb asks for {wanted} bytes and volume {} has {}; volumes only grow",
-                        request.name, volume.size_bytes
-                    ),
-                )),
-            };
+            return large_enough(request, volume.size_bytes);
         }
-        let grown = self.grow(class, &request.name, wanted).await?;
-        self.changes.tell();
-        Ok(grown.size_bytes)
+        match self.grow(class, &request.name, wanted).await {
+            Ok(grown) => {
+                self.changes.tell();
+                Ok(grown.size_bytes)
+            }
+            // Another call was faster.
+            Err(volume::Error::TooSmall { size_bytes, .. }) => large_enough(request, size_bytes),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Where a volume cannot grow during a backup, the backup is waited for.
@@ -141,12 +137,12 @@ impl Daemon {
         class: &Class,
         name: &VolumeName,
         size_bytes: u64,
-    ) -> Result<Volume, Failure> {
+    ) -> Result<Volume, volume::Error> {
         loop {
             match class.group.resize(name, size_bytes).await {
                 Err(volume::Error::BeingBackedUp(_))
                     if self.backups.end_on(&class.config.volume_group, name).await => {}
-                resized => return Ok(resized?),
+                resized => return resized,
             }
         }
     }
@@ -265,6 +261,22 @@ impl Daemon {
         if rest.is_err() {
             tracing::warn!("stopping while commands of LVM are still under way");
         }
+    }
+}
+
+/// The answer where a volume has at least what was asked for.
+fn large_enough(request: &ResizeVolume, size_bytes: u64) -> Result<u64, Failure> {
+    let wanted = request.size.bytes();
+    match request.shrink {
+        ShrinkRule::Keep => Ok(size_bytes),
+        ShrinkRule::Refuse if wanted == size_bytes => Ok(wanted),
+        ShrinkRule::Refuse => Err(Failure::new(
+            Code::OutOfRange,
+            format!(
+                "size_gb asks for {wanted} bytes and volume {} has {size_bytes}; volumes only grow",
+                request.name
+            ),
+        )),
     }
 }
 

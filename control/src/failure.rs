@@ -49,6 +49,7 @@ impl From<volume::Error> for Failure {
         let code = match &error {
             Error::NotFound(_) => Code::NotFound,
             Error::AlreadyExists(_) => Code::AlreadyExists,
+            Error::TooSmall { .. } => Code::OutOfRange,
             Error::Replaced(_) => Code::Aborted,
             Error::NoSpace { .. } | Error::Full(_) => Code::ResourceExhausted,
             Error::Unsupported(_) => Code::Unimplemented,

@@ -200,10 +200,10 @@ async fn resize(lvm: &Lvm, name: &VolumeName, size_bytes: u64) -> Result<Volume,
     let row = lvm.find(&report, name)?;
     let size_bytes = report.whole_extents(size_bytes);
     let Some(growth_bytes) = size_bytes.checked_sub(row.size_bytes) else {
-        return Err(Error::Unsupported(format!(
-            "volume {name} has {} bytes and cannot shrink to {size_bytes}",
-            row.size_bytes
-        )));
+        return Err(Error::TooSmall {
+            name: name.clone(),
+            size_bytes: row.size_bytes,
+        });
     };
     if growth_bytes == 0 {
         return row.volume().ok_or_else(|| Error::NotFound(name.clone()));

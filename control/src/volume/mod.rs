@@ -274,6 +274,15 @@ pub enum Error {
     #[error("{0}")]
     Full(String),
 
+    /// Less was asked for than the volume has, whether or not it had so much when that was decided.
+    #[error("volume {name} has {size_bytes} bytes; ask for at least as many")]
+    TooSmall {
+        /// The volume.
+        name: VolumeName,
+        /// Its size.
+        size_bytes: u64,
+    },
+
     /// The volume that was meant is gone, and another one has its name.
     #[error(
         "volume {0} was replaced by another of the same name since this was asked for; ask again"

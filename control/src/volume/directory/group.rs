@@ -93,9 +93,10 @@ impl Group {
         let size_bytes = space::whole_blocks(size_bytes);
         let present_bytes = entry.metadata.len();
         let Some(growth_bytes) = size_bytes.checked_sub(present_bytes) else {
-            return Err(Error::Unsupported(format!(
-                "volume {name} has {present_bytes} bytes and cannot shrink to {size_bytes}"
-            )));
+            return Err(Error::TooSmall {
+                name: name.clone(),
+                size_bytes: present_bytes,
+            });
         };
         self.require_free(growth_bytes)?;
         grow(&entry.image, size_bytes).map_err(Error::io("resize", &entry.image))?;
@@ -111,10 +112,10 @@ impl Group {
         let source = self.find(&new.source)?;
         let source_bytes = source.metadata.len();
         if new.size_bytes < source_bytes {
-            return Err(Error::Unsupported(format!(
-                "a snapshot of volume {} cannot be smaller than its {source_bytes} bytes",
-                new.source
-            )));
+            return Err(Error::TooSmall {
+                name: new.source.clone(),
+                size_bytes: source_bytes,
+            });
         }
         let plan = Plan {
             name: &new.name,

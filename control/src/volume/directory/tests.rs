@@ -153,7 +153,10 @@ async fn a_volume_never_shrinks() {
         .await
         .expect("creates");
     let refused = group.resize(&name("data"), MIB).await;
-    assert!(matches!(refused, Err(Error::Unsupported(_))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(Error::TooSmall { .. })),
+        "{refused:?}"
+    );
     let volume = group
         .get(&name("data"))
         .await

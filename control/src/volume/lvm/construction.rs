@@ -80,10 +80,10 @@ pub(super) async fn snapshot(lvm: &Lvm, new: &NewSnapshot) -> Result<Volume, Err
     let source = lvm.find(&report, &new.source)?;
     let size_bytes = report.whole_extents(new.size_bytes);
     if size_bytes < source.size_bytes {
-        return Err(Error::Unsupported(format!(
-            "a snapshot of volume {} cannot be smaller than its {} bytes",
-            new.source, source.size_bytes
-        )));
+        return Err(Error::TooSmall {
+            name: new.source.clone(),
+            size_bytes: source.size_bytes,
+        });
     }
     let construction = Construction::reserve(lvm, &report, &new.name, Purpose::Snapshot)?;
     lvm.require_free(&report, size_bytes)?;
