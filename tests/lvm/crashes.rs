@@ -9,8 +9,9 @@ use crate::{
     client::{assert_refused, asynchronous, backup, synchronous, with_source},
     harness::{MIB, wait_for},
     store::{Store, fill},
+    tools::noise,
     valve::Valve,
-    vg::{Bed, CLASSES, VG, assert_holds, content, run, words},
+    vg::{Bed, CLASSES, VG, assert_holds, content, device_numbers, run, words},
 };
 
 /// While this file is there, commands of LVM that have a word of it in their arguments wait before
@@ -220,6 +221,86 @@ async fn while_a_command_takes_long_others_are_answered_and_a_caller_that_goes_a
     })
     .await;
     bed.assert_left(&["data", "new-volume"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_cannot_be_removed_fails_no_backup_and_goes_with_the_next_change() {
+    let bed = bed().await;
+    for class in CLASSES {
+        bed.create(class, "data", 64 * MIB).await;
+        hold("lvremove --yes -- vm/.ringback-b");
+        fs::write(GIVEN_UP, "").expect("writes");
+        let state = bed
+            .client
+            .end_of(&backup(class, "data", &bed.store.s3(class)))
+            .await;
+        assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
+        assert!(
+            state.msg.contains("; its snapshot is still there, and"),
+            "{}",
+            state.msg
+        );
+        if class == "thick" {
+            let grown = bed.resize(class, "data", 80 * MIB).await;
+            assert_refused(grown, Code::FailedPrecondition, "being backed up");
+        }
+        let_go();
+        let grown = bed.resize(class, "data", 80 * MIB).await;
+        assert_eq!(grown.expect("it grows"), 80 << 20);
+        bed.assert_left(&["data"]);
+        bed.remove(class, "data").await.expect("it is removed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_grew_meanwhile_is_large_enough_for_who_asked_for_less() {
+    let bed = bed().await;
+    bed.create("thick", "data", 8 * MIB).await;
+    hold("lvextend");
+    let (more, less) = tokio::join!(bed.resize("thick", "data", 32 * MIB), async {
+        is_held().await;
+        let less = bed.resize("thick", "data", 16 * MIB);
+        let later = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let_go();
+        };
+        tokio::join!(less, later).0
+    });
+    assert_eq!(more.expect("it grows"), 32 << 20);
+    assert_eq!(less.expect("it has that"), 32 << 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_to_a_filesystem_is_on_the_disk_before_lvm_is_asked_for_a_snapshot() {
+    const WRITTEN: u64 = 24 * MIB;
+    let bed = bed().await;
+    for class in CLASSES {
+        bed.create(class, "data", 64 * MIB).await;
+        run(&["mkfs.ext4", "-q", "/dev/vm/data"]);
+        run(&["mount", "/dev/vm/data", "/mnt"]);
+        run(&["sync"]);
+        let (major, minor) = device_numbers("data");
+        let statistics = format!("/sys/dev/block/{major}:{minor}/stat");
+        let written_bytes = || {
+            let text = fs::read_to_string(&statistics).expect("can be read");
+            let sectors = text.split_whitespace().nth(6).expect("sectors written");
+            sectors.parse::<u64>().expect("a number") * 512
+        };
+        let before = written_bytes();
+        fs::write("/mnt/file", noise(class, WRITTEN)).expect("writes");
+        assert!(written_bytes() - before < WRITTEN / 2, "it is in memory");
+        hold("ringback-backup");
+        let request = backup("monday", "data", &bed.store.s3(class));
+        bed.client.poll(&request).await.expect("it starts");
+        is_held().await;
+        assert!(written_bytes() - before >= WRITTEN);
+        let_go();
+        let state = bed.client.end_of(&request).await;
+        assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
+        run(&["umount", "/mnt"]);
+        bed.remove(class, "data").await.expect("it is removed");
+    }
+    bed.assert_left(&[]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -180,6 +180,7 @@ impl VolumeGroup for Lvm {
     }
 
     async fn freeze_for_backup(&self, volume: &Volume) -> Result<BackupSnapshot, Error> {
+        node::flush(&volume.path).await;
         let volume = volume.clone();
         let (mut frozen, mapper) = self
             .in_turn(async move |lvm| frozen::freeze(&lvm, &volume).await)

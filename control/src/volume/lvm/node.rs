@@ -1,17 +1,21 @@
 //! Device nodes: made by udev, or by LVM where there is none, sooner or later.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use nix::sys::stat::{major, minor};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task,
+    time::{Instant, sleep},
+};
 
 use super::report::Row;
-use crate::volume::Error;
+use crate::volume::{Error, ioctl};
 
 /// A busy udev takes seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -40,6 +44,16 @@ pub(super) async fn of(row: &Row) -> Result<PathBuf, Error> {
             ))));
         }
         sleep(POLL).await;
+    }
+}
+
+/// Writes out what was written to a device, or to a filesystem mounted from it, and is not there yet.
+/// It only saves time: LVM has the same done when it suspends the device, but while it holds the group.
+pub(super) async fn flush(path: &Path) {
+    let node = path.to_owned();
+    let flushed = task::spawn_blocking(move || ioctl::flush_block_device(&File::open(node)?)).await;
+    if let Ok(Err(error)) = flushed {
+        tracing::debug!(path = %path.display(), %error, "not flushed");
     }
 }
 
