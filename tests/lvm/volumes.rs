@@ -213,9 +213,10 @@ async fn stripes_raid_and_option_classes_lay_volumes_out() {
 async fn a_volume_with_a_cache_is_one_of_its_class_like_any_other() {
     let bed = Bed::new().await;
     bed.create("thick", "data", 32 * MIB).await;
-    run(&["lvcreate", "--yes", "-n", "fast", "-L", "12m", VG]);
+    let pool = ["--type", "cache-pool", "-L", "12m", "-n", "fast", VG];
+    run(&[&["lvcreate", "--yes"], &pool[..]].concat());
     let data = format!("{VG}/data");
-    let cached = ["--type", "cache", "--cachevol", "fast", &data];
+    let cached = ["--type", "cache", "--cachepool", "fast", &data];
     run(&[&["lvconvert", "--yes"], &cached[..]].concat());
     assert_eq!(field("data", "segtype"), "cache");
     let listed = bed.list("thick").await;
@@ -235,6 +236,8 @@ async fn a_volume_with_a_cache_is_one_of_its_class_like_any_other() {
         .create_lv(with_source("again", 1, &source))
         .await);
     assert_holds("again", &original);
+    let grown = bed.resize("thick", "data", 40 * MIB).await;
+    assert_eq!(grown.expect("it grows"), 40 << 20);
     for name in ["data", "again"] {
         bed.remove("thick", name).await.expect("it is removed");
     }

@@ -53,7 +53,7 @@ impl vg_service_server::VgService for VgService {
         let watcher = Watcher {
             changes: self.0.changes(),
             daemon: Arc::clone(&self.0),
-            next: Next::Now,
+            wait: Some(Duration::ZERO),
         };
         Ok(Response::new(Box::pin(stream::unfold(
             watcher,
@@ -65,39 +65,29 @@ impl vg_service_server::VgService for VgService {
 struct Watcher {
     daemon: Arc<Daemon>,
     changes: watch::Receiver<u64>,
-    next: Next,
-}
-
-enum Next {
-    Now,
-    /// On a change, or after this time.
-    OnChange(Duration),
-    End,
+    /// How long it waits for a change before it tells all the same; `None` when it has ended.
+    wait: Option<Duration>,
 }
 
 impl Watcher {
     async fn advance(mut self) -> Option<(Result<WatchResponse, Status>, Self)> {
-        match self.next {
-            Next::Now => {}
-            Next::OnChange(interval) => {
-                let stopping = self.daemon.stopping();
-                tokio::select! {
-                    // A clean end would be taken for "never update again" by a stock node.
-                    () = stopping.cancelled() => {
-                        self.next = Next::End;
-                        let stopped = Failure::new(Code::Unavailable, "the daemon is stopping");
-                        return Some((Err(stopped.into()), self));
-                    }
-                    _ = tokio::time::timeout(interval, self.changes.changed()) => {}
-                }
+        let wait = self.wait?;
+        let asked = async {
+            // Either way there is something to tell.
+            let _ = tokio::time::timeout(wait, self.changes.changed()).await;
+            self.daemon.rooms.now(LVM_PATIENCE).await
+        };
+        let told = tokio::select! {
+            // A clean end would be taken for "never update again" by a stock node.
+            () = self.daemon.stopping().cancelled_owned() => {
+                Err(Failure::new(Code::Unavailable, "the daemon is stopping"))
             }
-            Next::End => return None,
-        }
-        let told = self.daemon.rooms.now(LVM_PATIENCE).await;
-        self.next = match &told {
-            Ok(told) if told.is_whole => Next::OnChange(WATCH_INTERVAL),
-            Ok(_) => Next::OnChange(RETRY_INTERVAL),
-            Err(_) => Next::End,
+            told = asked => told,
+        };
+        self.wait = match &told {
+            Ok(told) if told.is_whole => Some(WATCH_INTERVAL),
+            Ok(_) => Some(RETRY_INTERVAL),
+            Err(_) => None,
         };
         Some((told.map(response).map_err(Status::from), self))
     }
