@@ -270,6 +270,7 @@ async fn a_name_taken_meanwhile_fails_the_publishing_and_keeps_the_other_volume(
 async fn a_dropped_pending_volume_leaves_nothing_and_frees_its_name_at_once() {
     let folder = folder();
     let group = open(&folder).await;
+    let mut told = group.group.changes.subscribe();
     drop(
         group
             .create_pending(new_volume("data", MIB))
@@ -281,6 +282,7 @@ async fn a_dropped_pending_volume_leaves_nothing_and_frees_its_name_at_once() {
         .create(new_volume("data", MIB))
         .await
         .expect("the name is free");
+    told.changed().await.expect("when its room is free");
     becomes_empty(&folder, "trash").await;
 }
 
