@@ -340,7 +340,7 @@ async fn a_damaged_checkpoint_is_told_and_another_takes_its_place() {
                      the backups are found without it"
                 )
             );
-            assert_eq!(repaired.log_replaced, [checkpoint.clone()]);
+            assert_eq!(repaired.log_replaced, std::slice::from_ref(&checkpoint));
             assert_eq!(repaired.standing(), Standing::Whole);
         }
         let again = bed.repair(false).await;
