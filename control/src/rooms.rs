@@ -36,7 +36,7 @@ pub struct ClassSpace {
 pub struct Told {
     /// Of those whose groups told of it, in the order configured.
     pub spaces: Vec<ClassSpace>,
-    /// Whether these are all.
+    /// Whether these are all, and as they are now.
     pub is_whole: bool,
 }
 
@@ -51,11 +51,16 @@ pub struct Rooms {
 /// answer, so that a slow group is not asked ever more often.
 struct Group {
     name: String,
+    /// Whether the default class is one of its own.
+    has_default: bool,
     ask: Box<dyn Fn() -> Question + Send + Sync>,
     under_way: Mutex<Option<Question>>,
+    /// The last answer, if there was one.
+    last: Arc<Mutex<Option<Answers>>>,
 }
 
-type Question = Shared<BoxFuture<'static, Arc<Vec<Answer>>>>;
+type Question = Shared<BoxFuture<'static, Answers>>;
+type Answers = Arc<Vec<Answer>>;
 
 /// What is told of one class.
 type Answer = Result<ClassSpace, Failure>;
@@ -73,7 +78,9 @@ impl Rooms {
         }
         let asked = classes_of.into_iter().map(|(name, classes)| {
             let complaints = Arc::<Complaints>::default();
-            Group::new(name, move || ask(classes.clone(), Arc::clone(&complaints)))
+            let has_default = classes.iter().any(|class| class.config.default);
+            let asking = move || ask(classes.clone(), Arc::clone(&complaints));
+            Group::new(name, has_default, asking)
         });
         let names = groups.classes().iter().map(|it| it.config.name.clone());
         Self {
@@ -99,9 +106,9 @@ impl Rooms {
         gathered.told(&self.order)
     }
 
-    /// What the groups answer to questions that begin now, so that every change until now is in it. When
-    /// there is something to tell, the others are waited for as long as `patience` says. When no
-    /// group has anything to tell, why.
+    /// What the groups answer to questions that begin now, so that every change until now is in it. Of
+    /// those that are silent for as long as `patience` says, what they said last: a group that is slow
+    /// is not one without room. When there is nothing to tell of any group, why.
     pub async fn now(&self, patience: Duration) -> Result<Told, Failure> {
         let asked = self.groups.iter().map(async |group| {
             let under_way = group.under_way().clone();
@@ -111,23 +118,24 @@ impl Rooms {
             (&group.name, group.question().await)
         });
         let mut asked: FuturesUnordered<_> = asked.collect();
-        let mut silent: Vec<&String> = self.groups.iter().map(|group| &group.name).collect();
+        let mut silent: Vec<&Group> = self.groups.iter().collect();
         let mut gathered = Gathered::default();
-        let mut patience = pin!(tokio::time::sleep(patience));
-        loop {
+        let (mut patience, mut waited) = (pin!(tokio::time::sleep(patience)), false);
+        while !(waited && gathered.do_without(&silent)) {
             tokio::select! {
                 answer = asked.next() => match answer {
                     Some((name, answer)) => {
-                        silent.retain(|it| *it != name);
+                        silent.retain(|it| it.name != *name);
                         gathered.take(&answer);
                     }
                     None => break,
                 },
-                () = &mut patience, if !gathered.spaces.is_empty() => {
-                    tracing::warn!(groups = ?silent, "no answer in time for watchers");
-                    break;
-                }
+                () = &mut patience, if !waited => waited = true,
             }
+        }
+        for group in silent {
+            tracing::warn!(group = group.name, "no answer in time for watchers");
+            gathered.take_late(group.last());
         }
         match gathered.failure.take() {
             Some(failure) if gathered.spaces.is_empty() => Err(failure),
@@ -141,6 +149,8 @@ impl Rooms {
 struct Gathered {
     spaces: Vec<ClassSpace>,
     failure: Option<Failure>,
+    /// Whether something is from before.
+    is_late: bool,
 }
 
 impl Gathered {
@@ -153,31 +163,56 @@ impl Gathered {
         }
     }
 
+    fn take_late(&mut self, last: Option<Answers>) {
+        self.is_late = true;
+        self.take(&last.unwrap_or_default());
+    }
+
+    /// Whether there is something to tell without these groups' answers, of the default class above all:
+    /// who watches takes nothing for no room.
+    fn do_without(&self, silent: &[&Group]) -> bool {
+        let has_told = |group: &&Group| group.last().is_some_and(|it| it.iter().any(Result::is_ok));
+        let is_needed = |group: &&Group| group.has_default && !has_told(group);
+        !silent.iter().any(is_needed) && (!self.spaces.is_empty() || silent.iter().any(has_told))
+    }
+
     fn told(mut self, order: &[String]) -> Told {
         let place = |space: &ClassSpace| order.iter().position(|name| *name == space.name);
         self.spaces.sort_by_key(place);
         Told {
-            is_whole: self.spaces.len() == order.len(),
+            is_whole: self.spaces.len() == order.len() && !self.is_late,
             spaces: self.spaces,
         }
     }
 }
 
 impl Group {
-    fn new<A>(name: &str, ask: impl Fn() -> A + Send + Sync + 'static) -> Self
+    fn new<A>(name: &str, has_default: bool, ask: impl Fn() -> A + Send + Sync + 'static) -> Self
     where
         A: Future<Output = Vec<Answer>> + Send + 'static,
     {
+        let last = Arc::<Mutex<Option<Answers>>>::default();
+        let told = Arc::clone(&last);
         Self {
             name: name.to_owned(),
+            has_default,
             // A task of its own, for it goes on when nobody waits any more.
             ask: Box::new(move || {
-                let asked = tokio::spawn(ask());
-                let answer = asked.map(|answer| Arc::new(answer.unwrap_or_default()));
+                let (asked, told) = (tokio::spawn(ask()), Arc::clone(&told));
+                let answer = asked.map(move |answer| {
+                    let answer = Arc::new(answer.unwrap_or_default());
+                    *lock(&told) = Some(Arc::clone(&answer));
+                    answer
+                });
                 answer.boxed().shared()
             }),
             under_way: Mutex::default(),
+            last,
         }
+    }
+
+    fn last(&self) -> Option<Answers> {
+        lock(&self.last).clone()
     }
 
     /// The question under way, or a new one.
@@ -190,10 +225,12 @@ impl Group {
     }
 
     fn under_way(&self) -> MutexGuard<'_, Option<Question>> {
-        self.under_way
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.under_way)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One class after the other, for each is a report of LVM.
@@ -251,6 +288,8 @@ mod tests {
 
     /// What is waited for groups that are silent.
     const SOON: Duration = Duration::from_millis(500);
+    /// What is waited for groups that answer.
+    const LONG: Duration = Duration::from_secs(60);
 
     fn space(name: &str) -> ClassSpace {
         ClassSpace {
@@ -272,20 +311,20 @@ mod tests {
     }
 
     fn quick() -> Group {
-        Group::new("quick", async || vec![Ok(space("quick"))])
+        Group::new("quick", false, async || vec![Ok(space("quick"))])
     }
 
     fn failing() -> Group {
-        Group::new("failing", async || {
+        Group::new("failing", true, async || {
             vec![Err(Failure::new(Code::Internal, "it is gone"))]
         })
     }
 
     /// A group that answers as often as the semaphore lets it, and how often it was asked.
-    fn slow() -> (Group, Arc<AtomicUsize>, Arc<Semaphore>) {
+    fn slow(has_default: bool) -> (Group, Arc<AtomicUsize>, Arc<Semaphore>) {
         let (asked, answers) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
         let (counted, gate) = (Arc::clone(&asked), Arc::clone(&answers));
-        let group = Group::new("slow", move || {
+        let group = Group::new("slow", has_default, move || {
             counted.fetch_add(1, Ordering::SeqCst);
             let gate = Arc::clone(&gate);
             async move {
@@ -302,28 +341,44 @@ mod tests {
 
     #[tokio::test]
     async fn a_group_that_does_not_answer_is_left_out_in_time_and_asked_once() {
-        let (slow, asked, answers) = slow();
+        let (slow, asked, answers) = slow(true);
         let rooms = rooms(vec![slow, quick()]);
         let began = Instant::now();
         let (one, other) = tokio::join!(rooms.lately(SOON), rooms.lately(SOON));
-        assert!(began.elapsed() < SOON * 3);
+        assert!(began.elapsed() < LONG);
         for told in [one, other] {
             assert_eq!((names(&told), told.is_whole), (vec!["quick"], false));
         }
         assert_eq!(asked.load(Ordering::SeqCst), 1);
 
         answers.add_permits(1);
-        let late = rooms.lately(SOON).await;
+        let late = rooms.lately(LONG).await;
         assert_eq!((names(&late), late.is_whole), (vec!["slow", "quick"], true));
         assert_eq!(asked.load(Ordering::SeqCst), 1, "the same question");
         answers.add_permits(1);
-        rooms.lately(SOON).await;
+        rooms.lately(LONG).await;
         assert_eq!(asked.load(Ordering::SeqCst), 2, "a new one");
     }
 
     #[tokio::test]
+    async fn of_a_silent_group_watchers_are_told_what_it_said_last_and_of_the_default_class_something()
+     {
+        let (slow, _, answers) = slow(true);
+        let rooms = rooms(vec![quick(), slow]);
+        let later = tokio::time::sleep(2 * SOON).map(|()| answers.add_permits(1));
+        let (told, ()) = tokio::join!(rooms.now(SOON), later);
+        let told = told.expect("it answers late");
+        assert_eq!((names(&told), told.is_whole), (vec!["quick", "slow"], true));
+        let told = rooms.now(SOON).await.expect("there is something to tell");
+        assert_eq!(
+            (names(&told), told.is_whole),
+            (vec!["quick", "slow"], false)
+        );
+    }
+
+    #[tokio::test]
     async fn watchers_are_told_of_the_groups_that_answer_while_others_fail_or_are_silent() {
-        let (slow, ..) = slow();
+        let (slow, ..) = slow(false);
         let rooms = rooms(vec![failing(), slow, quick()]);
         let told = rooms.now(SOON).await.expect("there is something to tell");
         assert_eq!((names(&told), told.is_whole), (vec!["quick"], false));
@@ -331,7 +386,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_only_group_that_answers_is_waited_for_and_none_is_a_failure() {
-        let (slow, _, answers) = slow();
+        let (slow, _, answers) = slow(false);
         let later = tokio::time::sleep(2 * SOON).map(|()| answers.add_permits(1));
         let rooms_with_slow = rooms(vec![failing(), slow]);
         let (told, ()) = tokio::join!(rooms_with_slow.now(SOON), later);
@@ -342,7 +397,7 @@ mod tests {
 
     #[tokio::test]
     async fn watchers_are_not_told_what_was_asked_before_the_change() {
-        let (slow, asked, answers) = slow();
+        let (slow, asked, answers) = slow(false);
         let rooms = rooms(vec![slow]);
         rooms.lately(SOON).await;
         let answered = async {

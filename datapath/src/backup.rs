@@ -133,11 +133,7 @@ pub async fn run(
             .await?;
         // All has been read, and nothing counts yet.
         volume.still.check().await.map_err(Error::Moved)?;
-        let committed = log.append(commit).await?;
-        if let Err(error) = log.exchange_segments(&later, &[]).await {
-            tracing::warn!(%error, "others do not know of all chunks of this backup before a repair");
-        }
-        Ok::<_, Error>(committed)
+        Ok::<_, Error>((log.append(commit).await?, later))
     };
     let ended = stop.unless_halted(work).await;
     // However it ended: the caller may remove the snapshot when this returns.
@@ -145,7 +141,10 @@ pub async fn run(
     if ended.is_err() {
         session::tidy_up(repository, session_id).await;
     }
-    let committed = ended?;
+    let (committed, later) = ended?;
+    if let Err(error) = log.exchange_segments(&later, &[]).await {
+        tracing::warn!(%error, "others do not know of all chunks of this backup before a repair");
+    }
     progress.set_done(volume_bytes);
     Ok(committed)
 }

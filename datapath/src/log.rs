@@ -37,7 +37,7 @@ use checkpoint::Scope;
 use history::History;
 
 pub use history::Committed;
-pub(crate) use reserve::Flaw;
+pub(crate) use reserve::LogFlaw;
 
 /// An entry's object must stay small, so that any store takes it in one write.
 const ENTRY_BYTES_MAX: usize = 4 << 10;
@@ -68,6 +68,11 @@ impl Log {
     pub async fn look_up(repository: &Repository, name: &str) -> Result<Option<Committed>, Error> {
         let history = replay::replay(repository, Scope::Backup(name)).await?;
         Ok(history.find(name).cloned())
+    }
+
+    /// The repository whose log it is.
+    pub(crate) fn repository(&self) -> &Repository {
+        &self.repository
     }
 
     /// All backups, in the order of their commits.
@@ -145,9 +150,9 @@ impl Log {
                 Err(error @ StoreError::Folder(_)) => return Err(error.into()),
                 Err(error) => Some(error),
             };
-            let found = match (self.read_on(Some((&nonce, &kind))).await, &failure) {
-                (Err(_), Some(_)) => None,
-                (found, _) => found?,
+            let found = match self.read_on(Some((&nonce, &kind))).await {
+                Err(_) if failure.is_some() && self.history.head < slot => None,
+                found => found?,
             };
             if let Some(found) = found
                 && let Some((own, newest)) = self.confirm(found, &kind).await?

@@ -5,8 +5,9 @@
 //! lost or damaged are made anew from the footers of the packs. A log that could be read in one way
 //! only gets another checkpoint. What no other copy heals is lost.
 //!
-//! It removes nothing but checkpoints that are damaged and entries below those that are whole, needs no lock and may be cut off at any point: each of its entries stands by
-//! itself, and a second run appends what is still missing.
+//! It removes nothing but checkpoints that rotted and entries that two whole checkpoints stand for, needs
+//! no lock and may be cut off at any point: each of its entries stands by itself, and a second run
+//! appends what is still missing.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -17,7 +18,7 @@ use crate::{
     footers::fetch_footer,
     format::name::{ObjectKind, PackName, SessionId, pack_table},
     index::{SegmentCache, SegmentWriter, fetch_segment, places_in},
-    log::{Flaw, Log},
+    log::{Log, LogFlaw},
     packer::FinishedPack,
     repository::Repository,
     store::StoreError,
@@ -117,18 +118,19 @@ pub async fn run(
 
 /// Sums the log up anew, should it be readable in one way only.
 async fn mend_log(log: &mut Log, dry_run: bool, repaired: &mut Repaired) -> Result<(), Error> {
-    let flaws = log.flaws().await?;
-    if flaws.is_empty() {
+    let reserve = Log::reserve(log.repository()).await?;
+    if reserve.flaws.is_empty() {
         return Ok(());
     }
-    let mut left = Vec::new();
+    let mut left: Vec<LogFlaw> = Vec::new();
     if !dry_run {
-        repaired.entries += log.sum_up_anew(&flaws).await?;
-        left = log.flaws().await?;
+        log.catch_up().await?;
+        repaired.entries += log.renew(&reserve).await?;
+        left = Log::reserve(log.repository()).await?.flaws;
     }
-    let objects = flaws.into_iter().map(|flaw| flaw.object);
-    let is_left = |object: &String| left.iter().any(|it: &Flaw| it.object == *object);
-    repaired.log_replaced = objects.filter(|it| !is_left(it)).collect();
+    let is_gone = |flaw: &LogFlaw| flaw.is_rot && !left.iter().any(|it| it.object == flaw.object);
+    let gone = reserve.flaws.into_iter().filter(is_gone);
+    repaired.log_replaced = gone.map(|flaw| flaw.object).collect();
     Ok(())
 }
 

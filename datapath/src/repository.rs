@@ -40,8 +40,9 @@ const CREATION_PAUSES: [Duration; 3] = [
     Duration::from_secs(5),
 ];
 
-/// So many want one name at once, and so often, when a store is tried.
+/// When a store is tried, so many want one name at once.
 const RACERS: u32 = 8;
+/// And so often.
 const RACES: usize = 4;
 
 /// An opened repository.
@@ -69,7 +70,7 @@ impl Repository {
         store: Arc<dyn ObjectStore>,
         passphrase: Option<&Passphrase>,
     ) -> Result<Self, Error> {
-        let described = describe(&store).await?;
+        let described = describe_or_miss(&store).await?;
         let unlocked = match (described.lock, passphrase) {
             (None, None) => None,
             (Some(lock), Some(passphrase)) => Some(lock.open(&store, passphrase).await?),
@@ -101,21 +102,9 @@ impl Repository {
         passphrase: Option<&Passphrase>,
     ) -> Result<Self, Error> {
         match Self::open(Arc::clone(&store), passphrase).await {
-            Err(Error::NoRepository { .. }) => {}
-            opened => return opened,
+            Err(Error::NoRepository { .. }) => Self::create(store, chunk_size, passphrase).await,
+            opened => opened,
         }
-        if has_log(&store).await? {
-            // Somebody else has made it since, or `repository` was lost.
-            return match Self::open(Arc::clone(&store), passphrase).await {
-                Err(Error::NoRepository { repository }) => Err(Error::Missing {
-                    object: REPOSITORY.to_owned(),
-                    repository,
-                    why: "there is a log of backups; put it back from a copy".to_owned(),
-                }),
-                opened => opened,
-            };
-        }
-        Self::create(store, chunk_size, passphrase).await
     }
 
     async fn create(
@@ -285,6 +274,23 @@ impl Repository {
             repository: self.store.describe(),
             why: why.to_owned(),
         }
+    }
+}
+
+/// The same; where it is missing beside a log, it was lost.
+async fn describe_or_miss(store: &Arc<dyn ObjectStore>) -> Result<Described, Error> {
+    match describe(store).await {
+        Err(Error::NoRepository { .. }) if has_log(store).await? => {}
+        described => return described,
+    }
+    // Or somebody else has just made it.
+    match describe(store).await {
+        Err(Error::NoRepository { repository }) => Err(Error::Missing {
+            object: REPOSITORY.to_owned(),
+            repository,
+            why: "there is a log of backups; put it back from a copy".to_owned(),
+        }),
+        described => described,
     }
 }
 

@@ -1,7 +1,8 @@
 //! Verification: whether what the backups of a repository need is there, and is what it should be.
 //!
-//! First the key slots, whosever passphrases they hold, and the checkpoints of the log. Then each backup by itself: its root, inner nodes, index segments, and whether its ref set
-//! names the packs that its tree refers to ([`survey`]). Then the packs, each once however many
+//! First the key slots, whosever passphrases they hold. Then each backup by itself: its root, inner
+//! nodes, index segments, and whether its ref set names the packs that its tree refers to
+//! ([`survey`]); and what the log would be read by without its highest checkpoint. Then the packs, each once however many
 //! backups need it: that it is there, its footer, and, for as many as asked for, every chunk in it
 //! ([`packs`]). At last the leaves of every tree, which say what damage means for which backup
 //! ([`leaves`]), and the other copies of what is damaged ([`copies`]).
@@ -30,7 +31,7 @@ use crate::{
         tree::NodeRef,
     },
     keys,
-    log::{Committed, Flaw, Log},
+    log::{Committed, Log, LogFlaw},
     repository::Repository,
     restore::Backup,
     store::StoreError,
@@ -214,7 +215,7 @@ pub async fn run(
     }
 
     survey::check_later_segments(repository, log, found).await?;
-    check_log(log, found).await?;
+    check_log(repository, found).await?;
 
     let total = (data.len() + tree.len()) as u64;
     counts.packs_total.store(total, Ordering::Relaxed);
@@ -253,15 +254,25 @@ async fn check_keys(
 }
 
 /// What the log would be read by if its highest checkpoint were lost, and that one.
-async fn check_log(log: &Log, found: &mut (dyn FnMut(Finding) + Send)) -> Result<(), Error> {
-    for Flaw { object, error } in log.flaws().await? {
+async fn check_log(
+    repository: &Repository,
+    found: &mut (dyn FnMut(Finding) + Send),
+) -> Result<(), Error> {
+    let reserve = Log::reserve(repository).await?;
+    for flaw in reserve.flaws {
+        let LogFlaw {
+            object,
+            error,
+            is_rot,
+        } = flaw;
         let culprit = Damage::named(error)?;
         let reason = if culprit.object == object {
             culprit.reason
         } else {
             format!("is of no use: object {} {}", culprit.object, culprit.reason)
         };
-        let reason = reason + "; the backups are found without it";
+        let without = "; the backups are found without it";
+        let reason = reason + if is_rot { without } else { "" };
         found(Damage { object, reason }.nobodys());
     }
     Ok(())

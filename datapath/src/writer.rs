@@ -240,8 +240,8 @@ impl<'a> Writer<'a> {
 }
 
 impl Written {
-    /// Stores root and ref set; what is left is to append the commit, and behind it the segments that
-    /// it has no room for.
+    /// Stores root and ref set; what is left is to append the commit, and after it the segments that it
+    /// has no room for.
     pub(crate) async fn into_commit(
         mut self,
         repository: &Repository,

@@ -12,8 +12,7 @@ use crate::{
     store::Payload,
 };
 
-/// Chunks of a segment, after the first of which it is ended: 2.3 MiB, and as much for a last pack of
-/// many.
+/// A segment is ended when it has so many chunks: 2.3 MiB, or twice that if its last pack has many.
 const SEGMENT_CHUNKS: usize = 1 << 16;
 
 impl From<FinishedPack> for IndexedPack {

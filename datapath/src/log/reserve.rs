@@ -15,70 +15,99 @@ use crate::{
         FormatError,
         name::{CHECKPOINT, Slot},
     },
+    repository::Repository,
     store::StoreError,
 };
 
-/// A checkpoint or an entry that is of no use.
-#[derive(Debug)]
-pub(crate) struct Flaw {
-    pub(crate) object: String,
-    pub(crate) error: Error,
+/// How the log could be read without its highest checkpoint.
+pub(crate) struct Reserve {
+    /// What is not as it should be, the highest checkpoint included.
+    pub(crate) flaws: Vec<LogFlaw>,
+    /// Whether it could, whatever else is damaged.
+    suffices: bool,
 }
 
-impl Flaw {
-    /// Takes what is damage out of the errors.
+/// A checkpoint or an entry that is not as it should be.
+#[derive(Debug)]
+pub(crate) struct LogFlaw {
+    pub(crate) object: String,
+    pub(crate) error: Error,
+    /// Whether it is rot: something else says what it said. If not, it contradicts what is known, or is
+    /// of a newer version, and who is right only people can tell.
+    pub(crate) is_rot: bool,
+}
+
+impl LogFlaw {
+    /// Takes what is wrong with an object out of the errors.
     fn of(object: String, error: Error) -> Result<Self, Error> {
-        match error.kind() {
-            ErrorKind::Damaged => Ok(Self { object, error }),
-            _ => Err(error),
+        let is_rot = match &error {
+            Error::Object { source, .. } => !matches!(source, FormatError::Newer { .. }),
+            other if other.kind() == ErrorKind::Damaged => true,
+            _ => return Err(error),
+        };
+        Ok(Self {
+            object,
+            error,
+            is_rot,
+        })
+    }
+
+    fn contradiction(object: String, error: Error) -> Self {
+        Self {
+            object,
+            error,
+            is_rot: false,
         }
     }
 }
 
 impl Log {
-    /// What is damaged, the highest checkpoint included. Where nothing is, any one checkpoint may be
-    /// lost, or what it is read by, and all backups are found.
-    pub(crate) async fn flaws(&self) -> Result<Vec<Flaw>, Error> {
+    /// Looks at all of it. Without flaws any one of the checkpoints may be lost, and all backups are
+    /// still found.
+    pub(crate) async fn reserve(repository: &Repository) -> Result<Reserve, Error> {
         loop {
-            let slots = checkpoint::slots(&self.repository).await?;
-            let flaws = self.flaws_by(&slots).await?;
-            // What somebody removes meanwhile is no damage.
-            if flaws.is_empty() || checkpoint::slots(&self.repository).await? == slots {
-                return Ok(flaws);
+            let slots = checkpoint::slots(repository).await?;
+            let log = Self::replay(repository).await?;
+            let reserve = log.reserve_by(&slots).await?;
+            // Somebody else may have written a checkpoint and removed what is below it.
+            if reserve.flaws.is_empty() || checkpoint::slots(repository).await? == slots {
+                return Ok(reserve);
             }
         }
     }
 
-    async fn flaws_by(&self, slots: &[Slot]) -> Result<Vec<Flaw>, Error> {
-        let mut flaws = Vec::new();
-        let mut whole = Vec::new();
-        let known = slots.iter().filter(|slot| **slot <= self.history.head);
-        for &slot in known.rev() {
-            match self.read_checkpoint(slot).await {
-                Ok(history) => whole.push(history),
-                Err(error) => flaws.push(Flaw::of(slot.checkpoint(), error)?),
+    async fn reserve_by(&self, slots: &[Slot]) -> Result<Reserve, Error> {
+        let (mut flaws, mut whole) = (Vec::new(), Vec::new());
+        for &slot in slots.iter().rev() {
+            match checkpoint::read(&self.repository, slot, Scope::Whole).await {
+                Ok(history) => {
+                    let compared = truncate::compare(&self.repository, &self.history, &history);
+                    let contradicts = |error| LogFlaw::contradiction(slot.checkpoint(), error);
+                    flaws.extend(compared.err().map(contradicts));
+                    whole.push(history);
+                }
+                Err(error) => flaws.push(LogFlaw::of(slot.checkpoint(), error)?),
             }
             if whole.len() == 2 {
                 break;
             }
         }
-        // Without any, the log was read from its first entry on. And entries below a damaged one may
-        // have been removed.
-        if whole.len() == 2 || whole.len() == 1 && flaws.is_empty() {
-            let below = whole.into_iter().nth(1).unwrap_or_default();
-            flaws.extend(self.flaw_behind(below).await?);
+        if whole.is_empty() {
+            // The log was read from its first entry on: one way, and without checkpoints the only one.
+            let suffices = flaws.is_empty();
+            return Ok(Reserve { flaws, suffices });
         }
-        Ok(flaws)
-    }
-
-    async fn read_checkpoint(&self, slot: Slot) -> Result<History, Error> {
-        let history = checkpoint::read(&self.repository, slot, Scope::Whole).await?;
-        truncate::compare(&self.repository, &self.history, &history)?;
-        Ok(history)
+        let below = whole.into_iter().nth(1).unwrap_or_default();
+        let behind = self.flaw_behind(below).await?;
+        let suffices = behind.is_none();
+        if flaws.is_empty() {
+            flaws.extend(behind);
+        } // Entries below a damaged checkpoint may have been removed while it was whole.
+        Ok(Reserve { flaws, suffices })
     }
 
     /// Reads the entries from there to the head, which must come to what is known.
-    async fn flaw_behind(&self, below: History) -> Result<Option<Flaw>, Error> {
+    async fn flaw_behind(&self, below: History) -> Result<Option<LogFlaw>, Error> {
         let slots = below.head.0 + 1..=self.history.head.0;
         let mut log = Self {
             repository: self.repository.clone(),
@@ -96,7 +125,7 @@ impl Log {
                 Err(error) => Err(error.into()),
             };
             if let Err(error) = taken {
-                return Flaw::of(slot.object(), error).map(Some);
+                return LogFlaw::of(slot.object(), error).map(Some);
             }
         }
         if log.history == self.history {
@@ -105,22 +134,31 @@ impl Log {
         let head = self.history.head.object();
         let differs = "the entries up to it do not say what a checkpoint says";
         let error = self.repository.refuse(&head, FormatError::Damaged(differs));
-        Flaw::of(head, error).map(Some)
+        Ok(Some(LogFlaw::contradiction(head, error)))
     }
 
-    /// Writes another checkpoint, in front of what is damaged, and removes that as far as it may be
-    /// removed; how many entries it took.
-    pub(crate) async fn sum_up_anew(&mut self, flaws: &[Flaw]) -> Result<usize, Error> {
-        let slots = checkpoint::slots(&self.repository).await?;
-        let is_taken = slots.last() >= Some(&self.history.head);
-        if is_taken {
-            // An entry that says nothing, for a slot of its own.
-            self.mark_nothing().await?;
+    /// Removes checkpoints that rotted, as far as that is allowed, behind another one where it is
+    /// needed; how many entries it took. Where something contradicts something, nothing is done.
+    pub(crate) async fn renew(&mut self, reserve: &Reserve) -> Result<usize, Error> {
+        if reserve.flaws.iter().any(|flaw| !flaw.is_rot) {
+            return Ok(0);
         }
-        checkpoint::write(&self.repository, &self.history).await?;
-        self.read_checkpoint(self.history.head).await?;
-        for flaw in flaws.iter().filter(|it| it.object.starts_with(CHECKPOINT)) {
-            match self.repository.store().delete(&flaw.object).await {
+        let mut entries = 0;
+        if !reserve.suffices {
+            let slots = checkpoint::slots(&self.repository).await?;
+            if slots.last() >= Some(&self.history.head) {
+                // An entry that says nothing, for a slot of its own.
+                self.mark_nothing().await?;
+                entries += 1;
+            }
+            checkpoint::write(&self.repository, &self.history).await?;
+            let head = self.history.head;
+            let written = checkpoint::read(&self.repository, head, Scope::Whole).await?;
+            truncate::compare(&self.repository, &self.history, &written)?;
+        }
+        let objects = reserve.flaws.iter().map(|flaw| &flaw.object);
+        for checkpoint in objects.filter(|it| it.starts_with(CHECKPOINT)) {
+            match self.repository.store().delete(checkpoint).await {
                 Ok(()) | Err(StoreError::Denied { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -130,6 +168,6 @@ impl Log {
             Err(error) if error.kind() == ErrorKind::Damaged => {}
             truncated => drop(truncated?),
         }
-        Ok(usize::from(is_taken))
+        Ok(entries)
     }
 }
