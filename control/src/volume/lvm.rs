@@ -153,6 +153,8 @@ impl VolumeGroup for Lvm {
     }
 
     async fn remove(&self, name: &VolumeName) -> Result<(), Error> {
+        // Of a backup that was just ended.
+        self.group.flushed(name).await;
         let name = name.clone();
         self.in_turn(async move |lvm| {
             let report = lvm.group.report().await?;
@@ -180,7 +182,7 @@ impl VolumeGroup for Lvm {
     }
 
     async fn freeze_for_backup(&self, volume: &Volume) -> Result<BackupSnapshot, Error> {
-        node::flush(&volume.path).await;
+        self.group.flush(volume).await;
         let volume = volume.clone();
         let (mut frozen, mapper) = self
             .in_turn(async move |lvm| frozen::freeze(&lvm, &volume).await)

@@ -11,16 +11,17 @@ use std::{
     time::Duration,
 };
 
+use futures::future::join_all;
 use tokio::{
     runtime::Handle,
     sync::{Mutex, oneshot},
     task,
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     command::{Call, Lvm as Command, Trouble},
-    complaint,
+    complaint, node,
     ours::Purpose,
     report::{self, Report, Row},
 };
@@ -43,6 +44,8 @@ pub struct Group {
     turn: Arc<Mutex<()>>,
     /// Tasks that must come to their ends, whether or not anybody waits for them.
     work: TaskTracker,
+    /// Volumes that are being flushed, until when.
+    flushes: StdMutex<Vec<(VolumeName, CancellationToken)>>,
     /// Whose turn it is to hold metadata of a pool.
     metadata_turn: Mutex<()>,
     /// Names of ours that could not be removed yet.
@@ -85,6 +88,7 @@ impl Group {
             command: Command::new(prefix),
             turn: Arc::default(),
             work: TaskTracker::new(),
+            flushes: StdMutex::default(),
             metadata_turn: Mutex::default(),
             left: StdMutex::default(),
             changes: changes.clone(),
@@ -135,20 +139,6 @@ impl Group {
         }
     }
 
-    /// Waits until nothing is done to the group any more, also what nobody else waits for.
-    pub async fn at_rest(&self) {
-        self.work.close();
-        self.work.wait().await;
-    }
-
-    /// A task that `at_rest` waits for.
-    pub(super) fn spawn<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = T> + Send + 'static,
-    ) -> task::JoinHandle<T> {
-        self.work.spawn(work)
-    }
-
     /// The same for `Drop`: without anybody waiting. Where no task can be begun any more, what was
     /// to be removed is left for the sweep of the next start.
     pub(super) fn in_turn_aside<W>(self: &Arc<Self>, work: impl FnOnce(Arc<Group>) -> W)
@@ -165,6 +155,45 @@ impl Group {
             work.await;
             group.changes.tell();
         });
+    }
+
+    /// Waits until nothing is done to the group any more, also what nobody else waits for.
+    pub async fn at_rest(&self) {
+        self.work.close();
+        self.work.wait().await;
+    }
+
+    /// A task that `at_rest` waits for.
+    pub(super) fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> task::JoinHandle<T> {
+        self.work.spawn(work)
+    }
+
+    /// Writes out what a volume has in memory, beside the turn.
+    pub(super) async fn flush(self: &Arc<Self>, volume: &Volume) {
+        let (group, path) = (Arc::clone(self), volume.path.clone());
+        let over = CancellationToken::new();
+        self.flushes().push((volume.name.clone(), over.clone()));
+        let flushed = self.spawn(async move {
+            node::flush(&path).await;
+            over.cancel();
+            group.flushes().retain(|(_, over)| !over.is_cancelled());
+        });
+        // Whoever ends the backup does not end this.
+        let _ = flushed.await;
+    }
+
+    /// Waits until no flush has this volume open any more.
+    pub(super) async fn flushed(&self, name: &VolumeName) {
+        let mut flushes = self.flushes().clone();
+        flushes.retain(|(flushed, _)| flushed == name);
+        join_all(flushes.iter().map(|(_, over)| over.cancelled())).await;
+    }
+
+    fn flushes(&self) -> MutexGuard<'_, Vec<(VolumeName, CancellationToken)>> {
+        self.flushes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn command(&self) -> &Command {

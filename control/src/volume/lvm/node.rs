@@ -48,7 +48,8 @@ pub(super) async fn of(row: &Row) -> Result<PathBuf, Error> {
 }
 
 /// Writes out what was written to a device, or to a filesystem mounted from it, and is not there yet.
-/// It only saves time: LVM has the same done when it suspends the device, but while it holds the group.
+/// It only saves time: LVM has the same done when it suspends the device, but while it holds the group. It
+/// has the device open meanwhile.
 pub(super) async fn flush(path: &Path) {
     let node = path.to_owned();
     let flushed = task::spawn_blocking(move || ioctl::flush_block_device(&File::open(node)?)).await;
