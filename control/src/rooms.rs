@@ -103,7 +103,7 @@ impl Rooms {
         for answer in answers.iter().flatten() {
             gathered.take(answer);
         }
-        gathered.told(&self.order)
+        gathered.into_told(&self.order)
     }
 
     /// What the groups answer to questions that begin now, so that every change until now is in it. Of
@@ -139,7 +139,7 @@ impl Rooms {
         }
         match gathered.failure.take() {
             Some(failure) if gathered.spaces.is_empty() => Err(failure),
-            _ => Ok(gathered.told(&self.order)),
+            _ => Ok(gathered.into_told(&self.order)),
         }
     }
 }
@@ -176,7 +176,7 @@ impl Gathered {
         !silent.iter().any(is_needed) && (!self.spaces.is_empty() || silent.iter().any(has_told))
     }
 
-    fn told(mut self, order: &[String]) -> Told {
+    fn into_told(mut self, order: &[String]) -> Told {
         let place = |space: &ClassSpace| order.iter().position(|name| *name == space.name);
         self.spaces.sort_by_key(place);
         Told {
