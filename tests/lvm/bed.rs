@@ -91,10 +91,16 @@ impl Bed {
     /// Mounts a filesystem that is there.
     pub(crate) fn mount(&self, device: &Path) -> Mount {
         let name = device.file_name().expect("has a name");
-        let point = self.folder.path().join(name);
-        fs::create_dir_all(&point).expect("makes a folder");
+        let point = self.folder(name);
         run("mount", &[text(device), text(&point)]);
         Mount(point)
+    }
+
+    /// A folder for a mount.
+    pub(crate) fn folder(&self, name: impl AsRef<Path>) -> PathBuf {
+        let point = self.folder.path().join(name);
+        fs::create_dir_all(&point).expect("makes a folder");
+        point
     }
 
     /// Takes everything away by force, whoever left it.

@@ -9,6 +9,7 @@ mod crashes;
 mod disk_errors;
 mod edges;
 mod filesystems;
+mod folders;
 mod guest;
 #[path = "../e2e/harness.rs"]
 #[expect(dead_code, reason = "the end-to-end tests ask for more")]
