@@ -212,6 +212,21 @@ fn or_damaged(slots: &[String]) -> String {
 }
 
 impl Error {
+    /// The object that cannot be used, while others may be: it is missing, damaged, or of a version that is
+    /// not known. `None`: it is about something else.
+    pub(crate) fn object(&self) -> Option<&str> {
+        match self {
+            Self::Object { object, .. }
+            | Self::Missing { object, .. }
+            | Self::Store(
+                StoreError::NotFound { object }
+                | StoreError::TooShort { object }
+                | StoreError::Unreadable { object, .. },
+            ) => Some(object),
+            _ => None,
+        }
+    }
+
     /// For `map_err`: a read of the volume at `offset` failed.
     pub(crate) fn of_read(offset: u64) -> impl FnOnce(io::Error) -> Self {
         move |source| match source.kind() {

@@ -15,7 +15,7 @@ use ringback_proto::repository::{About, Repository as RepositoryMessage};
 
 use crate::{
     crypt::{Keys, Passphrase, Stretched, Stretching},
-    error::{Error, ErrorKind},
+    error::Error,
     format::{
         FormatError,
         key_slot::{KeySlot, key_check},
@@ -244,9 +244,7 @@ async fn fetch_all(store: &Arc<dyn ObjectStore>, repository: RepositoryId) -> Re
             // Removed a moment ago.
             Ok(None) => {}
             // A newer version's, too: its passphrase is not the only one.
-            Err(error)
-                if matches!(error, Error::Object { .. }) || error.kind() == ErrorKind::Damaged =>
-            {
+            Err(error) if error.object().is_some() => {
                 tracing::warn!(%error, "going on without a key slot");
                 slots.damaged.push((id, error));
             }

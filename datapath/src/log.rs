@@ -70,11 +70,6 @@ impl Log {
         Ok(history.find(name).cloned())
     }
 
-    /// The repository whose log it is.
-    pub(crate) fn repository(&self) -> &Repository {
-        &self.repository
-    }
-
     /// All backups, in the order of their commits.
     pub fn commits(&self) -> &[Committed] {
         &self.history.commits
@@ -325,15 +320,12 @@ mod tests {
     use std::sync::{Arc, atomic::Ordering};
 
     use super::*;
-    use crate::{chunk::ChunkSize, store::fake::FakeStore};
+    use crate::store::fake::FakeStore;
 
     #[tokio::test]
     async fn an_entry_that_comes_in_damaged_is_fetched_again() {
         let store = Arc::new(FakeStore::new());
-        let size = ChunkSize::new(64 << 10).expect("valid");
-        let repository = Repository::open_or_create(Arc::clone(&store) as _, size, None)
-            .await
-            .expect("made");
+        let repository = store.repository().await;
         let mut log = Log::replay(&repository).await.expect("replay");
         for name in ["one", "two"] {
             let commit = Commit {
@@ -352,10 +344,7 @@ mod tests {
     #[tokio::test]
     async fn a_backup_whose_entry_is_there_exists_whatever_the_store_answered() {
         let store = Arc::new(FakeStore::new());
-        let size = ChunkSize::new(64 << 10).expect("valid");
-        let repository = Repository::open_or_create(Arc::clone(&store) as _, size, None)
-            .await
-            .expect("made");
+        let repository = store.repository().await;
         let mut log = Log::replay(&repository).await.expect("replay");
         let commit = |name: &str| Commit {
             id: Bytes::copy_from_slice(&random::<16>()),
@@ -375,10 +364,7 @@ mod tests {
     #[tokio::test]
     async fn a_slot_that_somebody_else_was_about_to_take_is_tried_again_after_a_while() {
         let store = Arc::new(FakeStore::new());
-        let size = ChunkSize::new(64 << 10).expect("valid");
-        let repository = Repository::open_or_create(Arc::clone(&store) as _, size, None)
-            .await
-            .expect("made");
+        let repository = store.repository().await;
         let mut log = Log::replay(&repository).await.expect("replay");
         store.conflicts.store(3, Ordering::Relaxed);
         let begun = std::time::Instant::now();

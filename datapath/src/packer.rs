@@ -328,14 +328,11 @@ impl Drop for AbortUnlessDone {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{chunk::ChunkSize, store::fake::FakeStore};
+    use crate::store::fake::FakeStore;
 
     #[tokio::test]
     async fn a_pack_is_ended_when_it_has_many_records_however_small_they_are() {
-        let size = ChunkSize::new(64 << 10).expect("valid");
-        let repository = Repository::open_or_create(Arc::new(FakeStore::new()), size, None)
-            .await
-            .expect("made");
+        let repository = Arc::new(FakeStore::new()).repository().await;
         let sizes = PackSizes {
             pack_bytes: 64 << 20,
             part_bytes: 8 << 20,

@@ -112,13 +112,18 @@ pub async fn run(
         repaired.entries += log.mark(&damaged).await?;
     }
     mend_index(repository, log, &seen.data_packs, dry_run, &mut repaired).await?;
-    mend_log(log, dry_run, &mut repaired).await?;
+    mend_log(repository, log, dry_run, &mut repaired).await?;
     Ok(repaired)
 }
 
 /// Sums the log up anew, should it be readable in one way only.
-async fn mend_log(log: &mut Log, dry_run: bool, repaired: &mut Repaired) -> Result<(), Error> {
-    let reserve = Log::reserve(log.repository()).await?;
+async fn mend_log(
+    repository: &Repository,
+    log: &mut Log,
+    dry_run: bool,
+    repaired: &mut Repaired,
+) -> Result<(), Error> {
+    let reserve = Log::reserve(repository).await?;
     if reserve.flaws.is_empty() {
         return Ok(());
     }
@@ -126,7 +131,7 @@ async fn mend_log(log: &mut Log, dry_run: bool, repaired: &mut Repaired) -> Resu
     if !dry_run {
         log.catch_up().await?;
         repaired.entries += log.renew(&reserve).await?;
-        left = Log::reserve(log.repository()).await?.flaws;
+        left = Log::reserve(repository).await?.flaws;
     }
     let is_gone = |flaw: &LogFlaw| flaw.is_rot && !left.iter().any(|it| it.object == flaw.object);
     let gone = reserve.flaws.into_iter().filter(is_gone);

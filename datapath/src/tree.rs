@@ -418,9 +418,7 @@ mod tests {
     use std::{sync::atomic::Ordering, time::Duration};
 
     use super::*;
-    use crate::{
-        chunk::ChunkSize, format::name::SessionId, packer::PackSizes, store::fake::FakeStore,
-    };
+    use crate::{format::name::SessionId, packer::PackSizes, store::fake::FakeStore};
 
     /// Chunks below one parent of leaves.
     const BATCH_CHUNKS: u64 = LEAF_CHUNKS * INNER_CHILDREN;
@@ -455,10 +453,7 @@ mod tests {
     #[tokio::test]
     async fn leaves_are_fetched_ahead_while_nobody_asks_and_not_without_bound() {
         let store = Arc::new(FakeStore::new());
-        let size = ChunkSize::new(64 << 10).expect("valid");
-        let repository = Repository::open_or_create(Arc::clone(&store) as _, size, None)
-            .await
-            .expect("made");
+        let repository = store.repository().await;
         let tree = write(&repository, 6).await;
         let (inner, mut batches) = tree.leaf_batches(&repository).await.expect("inner nodes");
         assert_eq!(inner.len(), 1 + 6);
@@ -482,10 +477,7 @@ mod tests {
     #[tokio::test]
     async fn a_lost_leaf_is_an_error_and_not_an_early_end() {
         let store = Arc::new(FakeStore::new());
-        let size = ChunkSize::new(64 << 10).expect("valid");
-        let repository = Repository::open_or_create(Arc::clone(&store) as _, size, None)
-            .await
-            .expect("made");
+        let repository = store.repository().await;
         let tree = write(&repository, 6).await;
         let (_, mut batches) = tree.leaf_batches(&repository).await.expect("inner nodes");
         store.lose("tree/");

@@ -2,9 +2,9 @@
 //!
 //! First the key slots, whosever passphrases they hold. Then each backup by itself: its root, inner
 //! nodes, index segments, and whether its ref set names the packs that its tree refers to
-//! ([`survey`]); and what the log would be read by without its highest checkpoint. Then the packs, each once however many
-//! backups need it: that it is there, its footer, and, for as many as asked for, every chunk in it
-//! ([`packs`]). At last the leaves of every tree, which say what damage means for which backup
+//! ([`survey`]); and what the log would be read by without its highest checkpoint. Then the packs,
+//! each once however many backups need it: that it is there, its footer, and, for as many as asked
+//! for, every chunk in it ([`packs`]). At last the leaves of every tree, which say what damage means for which backup
 //! ([`leaves`]), and the other copies of what is damaged ([`copies`]).
 //!
 //! What is damaged is a [`Finding`] and ends nothing. An error is something else: the store does
@@ -266,7 +266,8 @@ async fn check_log(
             is_rot,
         } = flaw;
         let culprit = Damage::named(error)?;
-        let reason = if culprit.object == object {
+        // Stores name objects with what stands before them.
+        let reason = if culprit.object.ends_with(&object) {
             culprit.reason
         } else {
             format!("is of no use: object {} {}", culprit.object, culprit.reason)
@@ -304,17 +305,10 @@ impl Damage {
 
     /// As [`Self::of`], for an error that names its object.
     fn named(error: Error) -> Result<Self, Error> {
-        let object = match &error {
-            Error::Object { object, .. }
-            | Error::Missing { object, .. }
-            | Error::Store(
-                StoreError::NotFound { object }
-                | StoreError::TooShort { object }
-                | StoreError::Unreadable { object, .. },
-            ) => object.clone(),
-            _ => return Err(error),
-        };
-        Self::of(object, error)
+        match error.object().map(str::to_owned) {
+            Some(object) => Self::of(object, error),
+            None => Err(error),
+        }
     }
 
     fn of_node(node: &NodeRef, error: Error) -> Result<Self, Error> {

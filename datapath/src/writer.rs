@@ -346,10 +346,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_backup_of_any_number_of_segments_is_committed_and_all_of_them_count() {
-        let size = ChunkSize::new(64 << 10).expect("valid");
-        let repository = Repository::open_or_create(Arc::new(FakeStore::new()), size, None)
-            .await
-            .expect("made");
+        let repository = Arc::new(FakeStore::new()).repository().await;
+        let size = repository.chunk_size();
         let mut log = Log::replay(&repository).await.expect("replays");
         for (n, count) in [0, 96, 97, 5000].into_iter().enumerate() {
             let session = SessionId::random();

@@ -405,7 +405,7 @@ async fn what_changes_while_it_is_read_is_told() {
         ),
     ] {
         let path = format!("s3://backups/{name}/{name}");
-        let stopped = interrupted::stop_at(&bed.store, "PutObject", "data/", 1);
+        let stopped = interrupted::stop_data(&bed.store, "PutObject", 1);
         let mut command = bed.command(&format!("backup ./disk.img {path} --memory 32"));
         let running = interrupted::start(&mut command);
         interrupted::reached(&stopped).await;

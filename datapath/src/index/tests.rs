@@ -11,7 +11,6 @@ use ringback_proto::repository::{IndexedPack, Statistics};
 use super::*;
 use crate::{
     backup::{self, Subject},
-    chunk::ChunkSize,
     format::name::SessionId,
     log::Log,
     ring::IoEngine,
@@ -34,10 +33,7 @@ struct Bed {
 impl Bed {
     async fn new() -> Self {
         let store = Arc::new(FakeStore::new());
-        let size = ChunkSize::new(64 << 10).expect("valid");
-        let repository = Repository::open_or_create(Arc::clone(&store) as _, size, None)
-            .await
-            .expect("made");
+        let repository = store.repository().await;
         Self {
             store,
             repository,

@@ -40,16 +40,21 @@ pub(crate) struct LogFlaw {
 impl LogFlaw {
     /// Takes what is wrong with an object out of the errors.
     fn of(object: String, error: Error) -> Result<Self, Error> {
-        let is_rot = match &error {
-            Error::Object { source, .. } => !matches!(source, FormatError::Newer { .. }),
-            other if other.kind() == ErrorKind::Damaged => true,
-            _ => return Err(error),
-        };
-        Ok(Self {
-            object,
+        let is_newer = matches!(
             error,
-            is_rot,
-        })
+            Error::Object {
+                source: FormatError::Newer { .. },
+                ..
+            }
+        );
+        match error.object() {
+            None => Err(error),
+            Some(_) => Ok(Self {
+                object,
+                error,
+                is_rot: !is_newer,
+            }),
+        }
     }
 
     fn contradiction(object: String, error: Error) -> Self {

@@ -12,13 +12,6 @@ use crate::{
     store::{ObjectStore, fake::FakeStore, location::Secret},
 };
 
-async fn repository(store: &Arc<FakeStore>) -> Repository {
-    let size = ChunkSize::new(64 << 10).expect("valid");
-    Repository::open_or_create(Arc::clone(store) as _, size, None)
-        .await
-        .expect("made")
-}
-
 fn commit(name: &str) -> Commit {
     let segment = PackName::random(SessionId::random(), 0);
     Commit {
@@ -49,7 +42,7 @@ fn names(store: &FakeStore, prefix: &str) -> Vec<String> {
 
 /// A log of two intervals and some: two checkpoints, and no entries below the lower one.
 async fn truncated(store: &Arc<FakeStore>) -> (Repository, Log) {
-    let repository = repository(store).await;
+    let repository = store.repository().await;
     let mut log = replayed(&repository).await;
     append(&mut log, 1..2 * INTERVAL + 11).await;
     (repository, log)
@@ -87,7 +80,7 @@ async fn one_backup_is_found_by_the_block_that_its_name_is_in() {
 #[tokio::test]
 async fn a_reader_that_slept_goes_on_from_a_checkpoint() {
     let store = Arc::new(FakeStore::new());
-    let mut sleeper = replayed(&repository(&store).await).await;
+    let mut sleeper = replayed(&store.repository().await).await;
     let (_, log) = truncated(&store).await;
     sleeper.catch_up().await.expect("caught up");
     assert_eq!(sleeper.history, log.history);
@@ -96,7 +89,7 @@ async fn a_reader_that_slept_goes_on_from_a_checkpoint() {
 #[tokio::test]
 async fn a_writer_that_slept_while_the_log_was_truncated_appends_at_its_end() {
     let store = Arc::new(FakeStore::new());
-    let mut sleeper = replayed(&repository(&store).await).await;
+    let mut sleeper = replayed(&store.repository().await).await;
     let (repository, log) = truncated(&store).await;
     let committed = sleeper.append(commit("late")).await.expect("appended");
     assert_eq!(committed.slot, log.history.head.next());
@@ -113,7 +106,7 @@ async fn a_writer_that_slept_while_the_log_was_truncated_appends_at_its_end() {
 #[tokio::test]
 async fn a_name_that_was_taken_while_a_writer_slept_is_taken() {
     let store = Arc::new(FakeStore::new());
-    let mut sleeper = replayed(&repository(&store).await).await;
+    let mut sleeper = replayed(&store.repository().await).await;
     let (repository, log) = truncated(&store).await;
     let refused = sleeper.append(commit("backup 3")).await;
     assert!(matches!(refused, Err(Error::NameTaken { .. })));
@@ -123,7 +116,7 @@ async fn a_name_that_was_taken_while_a_writer_slept_is_taken() {
 #[tokio::test]
 async fn an_entry_that_a_checkpoint_stands_for_before_its_writer_looks_is_in() {
     let store = Arc::new(FakeStore::new());
-    let repository = repository(&store).await;
+    let repository = store.repository().await;
     let mut writer = replayed(&repository).await;
     append(&mut writer, 1..3).await;
     let [first, added] = [
@@ -166,7 +159,7 @@ async fn an_entry_that_a_checkpoint_stands_for_before_its_writer_looks_is_in() {
 #[tokio::test]
 async fn an_entry_that_comes_again_into_a_removed_slot_changes_nothing() {
     let store = Arc::new(FakeStore::new());
-    let repository = repository(&store).await;
+    let repository = store.repository().await;
     let mut log = replayed(&repository).await;
     append(&mut log, 1..3).await;
     let entries: Vec<_> = names(&store, LOG)
@@ -208,7 +201,7 @@ async fn a_checkpoint_that_cannot_be_written_harms_no_backup_and_comes_later() {
 #[tokio::test]
 async fn nothing_is_removed_by_a_checkpoint_that_is_damaged_or_says_something_else() {
     let store = Arc::new(FakeStore::new());
-    let repository = repository(&store).await;
+    let repository = store.repository().await;
     let mut log = replayed(&repository).await;
     append(&mut log, 1..3).await;
     checkpoint::write(&repository, &log.history)
@@ -371,7 +364,7 @@ async fn what_the_log_would_be_read_by_without_its_highest_checkpoint_is_looked_
 }
 
 async fn is_noticed_and_made_good(store: &Arc<FakeStore>, object: &str) {
-    let repository = repository(store).await;
+    let repository = store.repository().await;
     let mut log = replayed(&repository).await;
     let is_gone = !store.objects().contains_key(object);
     let reserve = Log::reserve(&repository).await.expect("looked at");
@@ -396,7 +389,7 @@ async fn is_noticed_and_made_good(store: &Arc<FakeStore>, object: &str) {
 #[tokio::test]
 async fn a_checkpoint_at_the_head_of_the_log_is_renewed_behind_an_entry_that_says_nothing() {
     let store = Arc::new(FakeStore::new());
-    let repository = repository(&store).await;
+    let repository = store.repository().await;
     let mut log = replayed(&repository).await;
     append(&mut log, 1..INTERVAL + 1).await;
     let head = log.history.head;
@@ -439,7 +432,7 @@ async fn a_damaged_checkpoint_that_may_not_be_removed_is_told_each_time_and_rene
 #[tokio::test]
 async fn where_a_checkpoint_says_something_else_both_are_kept() {
     let store = Arc::new(FakeStore::new());
-    let repository = repository(&store).await;
+    let repository = store.repository().await;
     let mut log = replayed(&repository).await;
     append(&mut log, 1..3).await;
     let mut other = log.history.clone();

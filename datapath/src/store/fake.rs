@@ -13,6 +13,8 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use tokio_util::task::TaskTracker;
 
+use crate::{chunk::ChunkSize, repository::Repository};
+
 use super::{Download, Listed, Meter, ObjectStore, Payload, PutNew, StoreError, Throttle, Upload};
 
 /// See the module.
@@ -62,6 +64,13 @@ impl FakeStore {
         };
         store.background.close();
         store
+    }
+
+    /// A repository in it, of chunks of 64 KiB.
+    pub(crate) async fn repository(self: &Arc<Self>) -> Repository {
+        let size = ChunkSize::new(64 << 10).expect("valid");
+        let made = Repository::open_or_create(Arc::clone(self) as _, size, None).await;
+        made.expect("made")
     }
 
     pub(crate) fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {

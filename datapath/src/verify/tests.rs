@@ -13,7 +13,6 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     backup::{self, Subject},
-    chunk::ChunkSize,
     footers::fetch_footer,
     format::{
         name::{ObjectKind, PackName, SessionId},
@@ -49,10 +48,7 @@ impl Bed {
             write(&file, chunk, "monday");
         }
         let store = Arc::new(FakeStore::new());
-        let size = ChunkSize::new(64 << 10).expect("valid");
-        let repository = Repository::open_or_create(Arc::clone(&store) as _, size, None)
-            .await
-            .expect("made");
+        let repository = store.repository().await;
         // What the probe of the store left behind belongs to nothing.
         store.lose("index/");
         back_up(&repository, volume.clone(), "monday").await;

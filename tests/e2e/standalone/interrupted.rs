@@ -21,11 +21,11 @@ pub(super) fn start(command: &mut Command) -> Child {
         .expect("the program starts")
 }
 
-/// Withholds the replies to an operation's requests for what lies below `prefix`, from so many on.
-pub(super) fn stop_at(store: &Store, operation: &str, prefix: &str, nth: u64) -> Stopped {
+/// Withholds the replies to an operation's requests for packs of chunks, from so many on.
+pub(super) fn stop_data(store: &Store, operation: &str, nth: u64) -> Stopped {
     store.endpoint.stop_at(Stop {
         operation: operation.to_owned(),
-        path_contains: format!("/{prefix}"),
+        path_contains: "/data/".to_owned(),
         nth,
         moment: Moment::Applied,
     })
@@ -58,7 +58,7 @@ async fn an_interrupted_backup_leaves_no_upload_behind_and_ends_with_130() {
     // So large that packs, of which there are at least 64, go up in parts.
     fill(&disk, 4 * MIB, 640 * MIB, "large");
     for by in [Signal::SIGINT, Signal::SIGTERM] {
-        let stopped = stop_at(&bed.store, "UploadPart", "data/", 3);
+        let stopped = stop_data(&bed.store, "UploadPart", 3);
         let running = start(&mut bed.command("backup ./disk.img s3://backups/vms/monday"));
         reached(&stopped).await;
         signal(running.id(), by);
@@ -75,10 +75,10 @@ async fn an_interrupted_backup_leaves_no_upload_behind_and_ends_with_130() {
     }
 
     // A second signal does not wait for the aborts.
-    let parts = stop_at(&bed.store, "UploadPart", "data/", 3);
+    let parts = stop_data(&bed.store, "UploadPart", 3);
     let running = start(&mut bed.command("backup ./disk.img s3://backups/vms/monday"));
     reached(&parts).await;
-    let aborts = stop_at(&bed.store, "AbortMultipartUpload", "data/", 1);
+    let aborts = stop_data(&bed.store, "AbortMultipartUpload", 1);
     signal(running.id(), Signal::SIGINT);
     reached(&aborts).await;
     signal(running.id(), Signal::SIGINT);
@@ -100,7 +100,7 @@ async fn an_interrupted_restore_leaves_no_file_behind_and_ends_with_130() {
     bed.lines("backup ./disk.img s3://backups/vms/monday");
     let before = bed.files();
     for by in [Signal::SIGINT, Signal::SIGTERM] {
-        let stopped = stop_at(&bed.store, "GetObject", "data/", 1);
+        let stopped = stop_data(&bed.store, "GetObject", 1);
         let running = start(&mut bed.command("restore s3://backups/vms/monday ./again.img --json"));
         reached(&stopped).await;
         assert_eq!(bed.files().len(), before.len() + 1, "it was being filled");
