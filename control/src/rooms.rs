@@ -111,7 +111,7 @@ impl Rooms {
     /// is not one without room. When there is nothing to tell of any group, why.
     pub async fn now(&self, patience: Duration) -> Result<Told, Failure> {
         let asked = self.groups.iter().map(async |group| {
-            let under_way = group.under_way().clone();
+            let under_way = lock(&group.under_way).clone();
             if let Some(earlier) = under_way {
                 earlier.await;
             }
@@ -217,15 +217,11 @@ impl Group {
 
     /// The question under way, or a new one.
     fn question(&self) -> Question {
-        let mut under_way = self.under_way();
+        let mut under_way = lock(&self.under_way);
         match under_way.as_ref() {
             Some(question) if question.peek().is_none() => question.clone(),
             _ => under_way.insert((self.ask)()).clone(),
         }
-    }
-
-    fn under_way(&self) -> MutexGuard<'_, Option<Question>> {
-        lock(&self.under_way)
     }
 }
 
@@ -245,7 +241,7 @@ async fn ask(classes: Vec<Class>, complaints: Arc<Complaints>) -> Vec<Answer> {
 }
 
 fn complain(complaints: &Complaints, class: &str, failure: Option<&Failure>) {
-    let mut complaints = complaints.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut complaints = lock(complaints);
     match failure {
         Some(failure) => {
             let before = complaints.insert(class.to_owned(), failure.message.clone());

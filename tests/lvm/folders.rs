@@ -44,15 +44,18 @@ impl Folder {
 /// A server of NFS, and a mount of what it exports.
 struct Nfs {
     mounted: PathBuf,
-    _exported: Mount,
+    exported: Mount,
 }
 
 impl Nfs {
     /// Exports an ext4 filesystem on this volume, and mounts it by NFS.
     fn serve(bed: &Bed, on: &Lv) -> Self {
         let exported = bed.mount_new("ext4", &on.path);
-        let mounted = bed.folder("nfs");
-        shell(&format!(
+        let nfs = Self {
+            mounted: bed.folder("nfs"),
+            exported,
+        };
+        let script = format!(
             "mkdir -p /var/lib/nfs && touch /etc/exports /var/lib/nfs/etab /var/lib/nfs/rmtab
              modprobe nfsd
              [ -e /proc/fs/nfsd/threads ] || mount -t nfsd nfsd /proc/fs/nfsd
@@ -60,25 +63,12 @@ impl Nfs {
              echo 10 >/proc/fs/nfsd/nfsv4gracetime
              exportfs -o rw,fsid=0,no_root_squash,no_subtree_check 127.0.0.1:{}
              rpc.mountd --no-nfs-version 3
-             rpc.nfsd --no-nfs-version 3 4",
-            exported.0.display()
-        ));
-        let nfs = Self {
-            mounted,
-            _exported: exported,
-        };
-        let options = "vers=4.2,hard,timeo=10";
-        run(
-            "mount",
-            &[
-                "-t",
-                "nfs",
-                "-o",
-                options,
-                "127.0.0.1:/",
-                text(&nfs.mounted),
-            ],
+             rpc.nfsd --no-nfs-version 3 4
+             mount -t nfs -o vers=4.2,hard,timeo=10 127.0.0.1:/ {}",
+            nfs.exported.0.display(),
+            nfs.mounted.display()
         );
+        run("bash", &["-euc", &script]);
         nfs
     }
 
@@ -101,10 +91,6 @@ impl Drop for Nfs {
             &["-c", "rpc.nfsd 0; exportfs -au; pkill -x rpc.mountd"],
         );
     }
-}
-
-fn shell(script: &str) {
-    run("bash", &["-euc", script]);
 }
 
 /// Two volumes of noise.
