@@ -47,7 +47,8 @@ impl Calls {
         let token = self.background.token();
         let under_way = UnderWay::begin(&self.under_way);
         spawn_blocking(move || {
-            let _held = (permit, token, under_way);
+            // Dropped in this order: when `background` is empty, no call is under way.
+            let _held = (under_way, permit, token);
             call()
         })
         .await
