@@ -22,7 +22,7 @@ pub(crate) enum Exit {
     Unreachable = 5,
     /// What is stored is damaged.
     Damaged = 6,
-    /// Refused, for it would destroy something or be torn; nothing was changed.
+    /// Refused, for it would destroy something or be torn, or is not possible with what is there.
     Refused = 7,
     /// Damage has cost bytes of volumes, and no other copy heals it.
     Lost = 8,
@@ -42,7 +42,7 @@ Exit codes:
   4    denied: credentials or permissions do not allow it
   5    unreachable: the store or the daemon does not answer
   6    damaged: what is stored is not what it should be
-  7    refused: it would destroy data, or the source is in use; nothing was changed
+  7    refused: data would be lost, a name is taken, something is in use, or does not fit
   8    lost: repair found damage that no other copy heals
   9    not serving: the daemon answers, but that it does not serve (health alone)
   130  interrupted by SIGINT or SIGTERM";

@@ -27,7 +27,7 @@ use crate::{direct::store::Store, jobs::Bytes};
 /// Verifies all backups. Packs with damaged chunks are marked, so that the next backup which meets
 /// the same data stores it again; older backups are restored from that copy then. Index segments that
 /// are missing or damaged are made anew from the packs. What no other copy heals is listed, with the
-/// backup and the bytes of the volume. Nothing is removed, and backups may run meanwhile.
+/// backup and the bytes of the volume. Backups may run meanwhile, and no backup is removed.
 #[derive(Args)]
 #[command(after_help = CREDENTIALS, after_long_help = long_help())]
 pub(crate) struct Repair {

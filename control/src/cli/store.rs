@@ -51,9 +51,9 @@ pub(crate) struct StoreArgs {
 
 /// Where credentials come from, for `--help`.
 pub(crate) const CREDENTIALS: &str = "\
-Credentials for s3:// are those that AWS tools use: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and
-AWS_SESSION_TOKEN; else the profile that --profile or AWS_PROFILE names in ~/.aws/credentials
-and ~/.aws/config; else a web identity, the container's or the instance's role. The region is
+Credentials for s3:// are those that AWS tools use: the profile of --profile in ~/.aws/credentials
+and ~/.aws/config; else AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN; else the
+profile of AWS_PROFILE; else a web identity, the container's or the instance's role. The region is
 AWS_REGION, else the profile's, else what the store says. The passphrase of an encrypted
 repository is RINGBACK_PASSPHRASE, or in the file that --passphrase-file names.";
 
