@@ -32,7 +32,13 @@ use std::{env, io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use tokio::runtime::Runtime;
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::{FilterExt, filter_fn},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use self::exit::{CliError, EXIT_CODES};
 use crate::core_dumps;
@@ -124,7 +130,7 @@ pub fn main() -> ExitCode {
     let runtime = match Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("ringback: cannot start threads: {error}");
+            output::note(&format!("ringback: cannot start threads: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -132,7 +138,7 @@ pub fn main() -> ExitCode {
     let result = runtime.block_on(run(cli));
     // A blocking call of a cancelled task must not hold the exit up.
     runtime.shutdown_background();
-    match result {
+    match result.and_then(|()| output::check()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error.print(json);
@@ -176,9 +182,10 @@ async fn run(cli: Cli) -> Result<(), CliError> {
     }
 }
 
-/// Modules of the AWS SDK that log access key ids, at debug and trace. No credential is logged,
-/// whatever `RINGBACK_LOG` says.
-const NAMING_KEYS: [&str; 4] = [
+/// Modules of the AWS SDK that log access key ids below errors. No credential is logged, whatever
+/// `RINGBACK_LOG` says.
+const NAMING_KEYS: [&str; 5] = [
+    "aws_config",
     "aws_runtime::auth",
     "aws_sdk_s3",
     "aws_sigv4",
@@ -195,14 +202,17 @@ fn start_log(cli: &Cli) {
         _ => "warn",
     };
     let wanted = EnvFilter::try_from_env("RINGBACK_LOG").unwrap_or_else(|_| default.into());
-    let filter = NAMING_KEYS.iter().fold(wanted, |filter, module| {
-        let without = format!("{module}=error");
-        filter.add_directive(without.parse().expect("a module and a level"))
+    let no_keys = filter_fn(|about| {
+        let may_name = |module: &&str| about.target().starts_with(*module);
+        *about.level() == Level::ERROR || !NAMING_KEYS.iter().any(|module| may_name(&module))
     });
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        // It would say that standard error is broken on standard error, and panic.
+        .log_internal_errors(false);
+    tracing_subscriber::registry()
+        .with(lines.with_filter(wanted.and(no_keys)))
         .init();
 }

@@ -12,6 +12,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use futures::TryStreamExt;
@@ -22,6 +23,7 @@ use ringback_proto::{
 };
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 use self::authority::Lenient;
@@ -29,6 +31,10 @@ use crate::{
     daemon::Daemon,
     service::{LvService, OwnService, VgService},
 };
+
+/// How long clients may take for the last answers when all jobs have ended. Some never hang up: a stream of
+/// `grpc.health.v1` ends with its client alone, and a client may be suspended.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Why the daemon does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +86,8 @@ impl Socket {
         // Bound under another name first: under its own it must not be open to others even for
         // a moment.
         let bound = path.with_extension(format!("{}.new", std::process::id()));
+        // In a container, where all have this number, one that was killed just here may have left it.
+        let _ = fs::remove_file(&bound);
         let listener = UnixListener::bind(&bound).map_err(io("bind", &bound))?;
         fs::set_permissions(&bound, fs::Permissions::from_mode(0o600))
             .map_err(io("restrict", &bound))?;
@@ -128,7 +136,7 @@ fn remove_abandoned(path: &Path) -> Result<(), ServeError> {
 }
 
 /// Serves until `stop` resolves; then ends streams and jobs, and the socket goes. What still goes on in
-/// volume groups is waited for.
+/// volume groups is waited for, clients that do not hang up are not.
 pub async fn serve(
     daemon: Arc<Daemon>,
     mut socket: Socket,
@@ -145,7 +153,9 @@ pub async fn serve(
     let listener = socket.listener.take().expect("a socket is served once");
     let connections = UnixListenerStream::new(listener).map_ok(Lenient::new);
     let (stopping, served) = (Arc::clone(&daemon), Arc::clone(&daemon));
-    Server::builder()
+    let over = CancellationToken::new();
+    let jobs_have_ended = over.clone();
+    let serving = Server::builder()
         .add_service(health_service)
         .add_service(reflection().build_v1().expect("our own descriptors"))
         .add_service(reflection().build_v1alpha().expect("our own descriptors"))
@@ -156,8 +166,16 @@ pub async fn serve(
             stop.await;
             tracing::info!("stopping");
             stopping.stop().await;
-        })
-        .await?;
+            over.cancel();
+        });
+    let farewell = async {
+        jobs_have_ended.cancelled().await;
+        tokio::time::sleep(FAREWELL).await;
+    };
+    tokio::select! {
+        ended = serving => ended?,
+        () = farewell => tracing::info!("clients have not hung up; going without them"),
+    }
     served.come_to_rest().await;
     Ok(())
 }

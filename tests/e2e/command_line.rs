@@ -1,13 +1,17 @@
 //! The command line against a daemon: results to standard output, as text or JSON, errors to
 //! standard error, and exit codes.
 
-use std::process::Output;
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Read},
+    process::{Command, Output, Stdio},
+};
 
 use serde_json::Value;
 
 use crate::{
     client::Client,
-    harness::{Daemon, MIB, class, ringback, run},
+    harness::{Daemon, MIB, class, ringback, run, wait_for},
     store::{Store, assert_same_content, fill},
 };
 
@@ -32,6 +36,10 @@ impl Bed {
 
     /// Runs `ringback` with these arguments, separated by spaces.
     fn run(&self, arguments: &str) -> Output {
+        run(&mut self.command(arguments))
+    }
+
+    fn command(&self, arguments: &str) -> Command {
         let mut command = ringback();
         command
             .args(arguments.split(' '))
@@ -42,7 +50,7 @@ impl Bed {
                 "AWS_SECRET_ACCESS_KEY",
                 self.store.endpoint.secret_access_key(),
             );
-        run(&mut command)
+        command
     }
 
     /// The lines of a command that must succeed and have nothing to complain of.
@@ -319,6 +327,55 @@ async fn a_refusal_goes_to_standard_error_and_ends_with_the_code_of_its_kind() {
     ] {
         bed.assert_fails(arguments, code, says);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_printed_fails_and_a_reader_that_has_gone_is_no_failure() {
+    let bed = Bed::new().await;
+    bed.lines("lv create data --size 1MiB");
+    let full = || {
+        File::options()
+            .write(true)
+            .open("/dev/full")
+            .expect("opens")
+    };
+    for (arguments, code) in [
+        ("lv list", 1),
+        ("lv list --json", 1),
+        ("lv list --class x", 3),
+    ] {
+        let mut command = bed.command(arguments);
+        let mut child = command
+            .stdout(full())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        let mut said = String::new();
+        let mut stderr = child.stderr.take().expect("is piped");
+        stderr.read_to_string(&mut said).expect("reads");
+        let status = child.wait().expect("ends");
+        assert_eq!(status.code(), Some(code), "{arguments}: {said}");
+        assert_eq!(
+            said.contains("No space left on device"),
+            code == 1,
+            "{said}"
+        );
+        // Nor does it panic where it cannot say so.
+        let status = command.stderr(full()).status().expect("runs");
+        assert_eq!(status.code(), Some(code), "{arguments}");
+    }
+
+    let mut command = bed.command("lv watch");
+    let mut watch = command.stdout(Stdio::piped()).spawn().expect("starts");
+    let mut stdout = BufReader::new(watch.stdout.take().expect("is piped"));
+    stdout.read_line(&mut String::new()).expect("reads a line");
+    drop(stdout);
+    bed.lines("lv create other --size 1MiB");
+    let status = wait_for("the end of a watch that nobody reads", async || {
+        watch.try_wait().expect("can be waited for")
+    })
+    .await;
+    assert!(status.success(), "{status}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -47,6 +47,13 @@ impl Daemon {
         Self::with(|folder| class("fast", folder, 0, true))
     }
 
+    /// The same, with its log there.
+    pub(crate) fn logging_to(path: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::os::unix::fs::symlink(path, folder.path().join("log")).expect("links the log");
+        Self::in_folder(folder, Vec::new(), |it| class("fast", it, 0, true))
+    }
+
     /// A daemon with this text behind `device-classes:`; `s3` and `datapath` may follow there.
     pub(crate) fn with(classes: impl FnOnce(&Path) -> String) -> Self {
         Self::in_environment(Vec::new(), classes)
@@ -58,6 +65,14 @@ impl Daemon {
         classes: impl FnOnce(&Path) -> String,
     ) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
+        Self::in_folder(folder, environment, classes)
+    }
+
+    fn in_folder(
+        folder: TempDir,
+        environment: Vec<(&'static str, String)>,
+        classes: impl FnOnce(&Path) -> String,
+    ) -> Self {
         let mut config = format!(
             "socket-name: {}\ndevice-classes:\n{}",
             folder.path().join("lvmd.sock").display(),

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Lines},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio},
     thread,
@@ -223,6 +224,7 @@ fn a_playground_prints_commands_that_work_and_ends_on_sigint() {
         assert!(output.contains(part), "{output}");
     }
 
+    assert_private(&folder);
     running.signal(Signal::SIGINT);
     let status = running.end();
     assert!(ended_well(status), "{status}");
@@ -235,6 +237,18 @@ fn a_playground_prints_commands_that_work_and_ends_on_sigint() {
     fs::remove_dir_all(&folder).expect("nothing holds the folder");
     fs::remove_file(temporary.path().join("log")).expect("removes the log");
     assert_nothing_is_left_in(temporary.path());
+}
+
+/// What is kept there are parts of disks: nobody else may look at it.
+fn assert_private(place: &Path) {
+    let found = fs::symlink_metadata(place).expect("is there");
+    let mode = found.permissions().mode();
+    assert_eq!(mode & 0o077, 0, "{}: {mode:o}", place.display());
+    if found.is_dir() {
+        for entry in fs::read_dir(place).expect("lists the folder") {
+            assert_private(&entry.expect("has an entry").path());
+        }
+    }
 }
 
 fn wait_for_an_answer(socket: &Path) {

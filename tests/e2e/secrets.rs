@@ -229,7 +229,12 @@ async fn guarded_store() -> Store {
 /// A daemon that says all it can, and keeps its temporary files here.
 fn talkative(temporary: &Path, environment: Vec<(&'static str, String)>) -> Daemon {
     let mut all = vec![
-        ("RINGBACK_LOG", "trace".to_owned()),
+        (
+            "RINGBACK_LOG",
+            "trace,aws_config::profile::credentials=trace,aws_sigv4::http_request=trace,\
+             aws_smithy_runtime::client::orchestrator::auth=trace"
+                .to_owned(),
+        ),
         ("TMPDIR", temporary.display().to_string()),
     ];
     all.extend(environment);
@@ -286,7 +291,14 @@ async fn no_secret_that_the_daemon_finds_by_itself_is_logged_or_told() {
         "AWS_CONTAINER_CREDENTIALS_FULL_URI",
         format!("http://127.0.0.1:{givers}/role"),
     )];
-    for (number, environment) in [keys, role].into_iter().enumerate() {
+    let shared = temporary.path().join("credentials");
+    let lines = format!(
+        "[default]\naws_access_key_id={ACCESS_KEY_ID}\naws_secret_access_key={SECRET}\n\
+         aws_session_token={TOKEN}\n"
+    );
+    fs::write(&shared, lines).expect("writes a profile");
+    let profile = vec![("AWS_SHARED_CREDENTIALS_FILE", shared.display().to_string())];
+    for (number, environment) in [keys, role, profile].into_iter().enumerate() {
         let daemon = talkative(temporary.path(), environment);
         let client = daemon.client().await;
         client.create("data", MIB).await;

@@ -2,7 +2,10 @@
 
 use std::{
     fs,
-    os::unix::{fs::PermissionsExt, net::UnixListener},
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixListener, UnixStream},
+    },
     path::Path,
     process::Output,
 };
@@ -18,8 +21,9 @@ use tonic_reflection::pb::v1::{
 };
 
 use crate::{
-    client::{Client, ok},
+    client::{Client, ok, synchronous},
     harness::{Daemon, MIB, class, ended_well, ringback, run, signal, wait_for},
+    store::Store,
 };
 
 /// Runs a daemon that is not expected to stay.
@@ -116,6 +120,33 @@ async fn sigint_ends_the_daemon_as_sigterm_does() {
     })
     .await;
     let status = daemon.end().await;
+    assert!(ended_well(status), "{status}");
+}
+
+#[tokio::test]
+async fn clients_that_do_not_hang_up_do_not_keep_the_daemon_from_ending() {
+    let mut daemon = Daemon::start();
+    let _silent = UnixStream::connect(daemon.socket()).expect("connects");
+    let mut health = HealthClient::new(daemon.client().await.channel);
+    let mut states = ok(health.watch(HealthCheckRequest::default()).await);
+    let state = states.message().await.expect("a message");
+    assert_eq!(state.expect("one").status(), ServingStatus::Serving);
+    let status = daemon.terminate().await;
+    assert!(ended_well(status), "{status}");
+    assert!(!daemon.socket().exists());
+}
+
+#[tokio::test]
+async fn a_daemon_whose_log_cannot_be_written_works_on_and_ends_well() {
+    let store = Store::start().await;
+    let mut daemon = Daemon::logging_to("/dev/full");
+    let client = daemon.client().await;
+    client.create("data", MIB).await;
+    client.back_up("data", &store.s3("monday")).await;
+    let source = synchronous(&store.s3("monday"));
+    let again = client.restore("again", 1, &source).await;
+    again.expect("it is restored");
+    let status = daemon.terminate().await;
     assert!(ended_well(status), "{status}");
 }
 

@@ -2,11 +2,14 @@
 
 use std::sync::{Arc, Mutex};
 
-use ringback_proto::lvmd::{StateType, data_source::S3};
+use ringback_proto::{
+    control::JobPhase,
+    lvmd::{StateType, data_source::S3},
+};
 use tonic::Code;
 
 use crate::{
-    client::{Client, assert_refused, backup, synchronous},
+    client::{Client, assert_refused, asynchronous, backup, synchronous},
     harness::{Daemon, MIB, class, wait_for},
     store::{Store, assert_same_content, fill},
     valve::Valve,
@@ -93,6 +96,43 @@ async fn a_restore_whose_token_expires_waits_for_a_repeated_call_to_bring_anothe
     let restored = joined.expect("the call with the new token joins");
     let waited = waiting.await.expect("the call ends");
     assert_eq!(waited.expect("it is restored").name, restored.name);
+    assert_same_content(&original, &restored.path);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_brings_no_credentials_leaves_the_job_those_that_it_has() {
+    let (daemon, store) = (Daemon::start(), Store::start().await);
+    let client = daemon.client().await;
+    let original = volume(&client).await;
+    let without = |s3: &S3| S3 {
+        access_key_id: String::new(),
+        secret_access_key: String::new(),
+        ..s3.clone()
+    };
+    let valve = Valve::to(&store).await;
+    let s3 = valve.through(store.s3("monday"));
+    let (first, second) = (backup("monday", "data", &s3), without(&s3));
+    client.poll(&first).await.expect("it begins");
+    valve.is_shut().await;
+    let second = backup("monday", "data", &second);
+    let state = client.poll(&second).await.expect("it can be polled");
+    assert_eq!(state.state(), StateType::Inprogress, "{}", state.msg);
+    valve.open();
+    let state = client.end_of(&first).await;
+    assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
+
+    let valve = Valve::to(&store).await;
+    let s3 = valve.through(store.s3("monday"));
+    let begun = client.restore("again", 1, &asynchronous(&s3)).await;
+    begun.expect("it begins");
+    valve.is_shut().await;
+    let source = asynchronous(&without(&s3));
+    let joined = client.restore("again", 1, &source).await;
+    joined.expect("it goes on");
+    valve.open();
+    let end = client.end_of_restore("again").await;
+    assert_eq!(end.phase(), JobPhase::Done, "{}", end.error);
+    let restored = client.find("again").await.expect("it is there");
     assert_same_content(&original, &restored.path);
 }
 

@@ -14,7 +14,7 @@ use super::{
     Client, Context,
     cache::CacheArgs,
     exit::{CliError, EXIT_CODES, Exit},
-    interrupt::unless_interrupted,
+    interrupt::{interrupted, unless_interrupted},
     list, output, path,
     place::{Place, check_order, hint_at_path, refuse_options},
     progress::{follow, follow_direct},
@@ -137,7 +137,7 @@ impl Backup {
         let work = async { Ok(direct::backup::run(&store, request, &watched).await?) };
         let work = stats::beside(self.work.stats.as_deref(), &store, &watched, work);
         let shown = follow_direct(context, "backup", &store, &watched, work);
-        let made = unless_interrupted(&store, &watched.stop, shown).await?;
+        let made = unless_interrupted(context, &store, &watched.stop, interrupted, shown).await?;
         show(context, &to, &made);
         Ok(())
     }
@@ -184,7 +184,7 @@ fn show(context: &Context, to: &BackupUrl, made: &direct::backup::Made) {
         return;
     }
     for warning in &made.warnings {
-        eprintln!("ringback: {warning}");
+        output::note(&format!("ringback: {warning}"));
     }
     if !context.quiet {
         output::line(&format!("{to}: {message}"));

@@ -29,11 +29,11 @@ use self::{
 use super::{
     Client,
     backup::back_up,
-    exit::{CliError, Exit},
+    exit::CliError,
+    interrupt::{end_at_signal, interrupted},
     progress::is_watched,
     restore::restore,
-    serve::{playground_config, told_to_stop},
-    store::StoreArgs,
+    serve::{keep_to_ourselves, playground_config, told_to_stop},
 };
 use crate::{
     daemon::Daemon,
@@ -56,13 +56,23 @@ pub(crate) struct Demo {
 
 impl Demo {
     pub(crate) async fn run(self, json: bool) -> Result<(), CliError> {
+        keep_to_ourselves();
         // Before there is anything that an end by the signal itself would leave behind.
         let stop = told_to_stop();
         let stage = Stage::set_up().await?;
         let result = tokio::select! {
             result = perform(&stage, self.data_mib << 20, json) => result,
-            () = stop => Err(CliError::new(Exit::Interrupted, "interrupted")),
+            () = stop => Err(interrupted()),
         };
+        // A second signal does not wait for that.
+        let folder = stage.folder.path().to_owned();
+        end_at_signal(json, move || {
+            let mut error = interrupted();
+            error
+                .message
+                .push_str(&format!("; {} is left behind", folder.display()));
+            error
+        });
         stage.take_down().await?;
         result
     }
@@ -125,27 +135,23 @@ impl Stage {
         self.folder.close().map_err(sentence)
     }
 
-    fn store(&self) -> StoreArgs {
-        StoreArgs {
-            endpoint: Some(self.endpoint.url()),
-            ..StoreArgs::default()
+    /// The store's part of a request: nothing of it is the environment's.
+    fn s3(&self, name: &str) -> lvmd::data_source::S3 {
+        lvmd::data_source::S3 {
+            path: format!("{REPOSITORY}/{name}"),
+            endpoint: self.endpoint.url(),
+            verify_tls: true,
+            access_key_id: self.endpoint.access_key_id().to_owned(),
+            secret_access_key: self.endpoint.secret_access_key().to_owned(),
+            ..lvmd::data_source::S3::default()
         }
     }
 
-    /// The store's part of a request, signed with the endpoint's own credentials.
     fn source(&self, name: &str) -> lvmd::DataSource {
-        let mut source = self
-            .store()
-            .data_source(&format!("{REPOSITORY}/{name}"), true)
-            .expect("no proxy is an argument here");
-        if let Some(lvmd::data_source::Type::S3(s3)) = &mut source.r#type {
-            s3.access_key_id = self.endpoint.access_key_id().to_owned();
-            s3.secret_access_key = self.endpoint.secret_access_key().to_owned();
-            s3.session_token = String::new();
-            s3.encryption_key = String::new();
-            s3.http_proxy = String::new();
+        lvmd::DataSource {
+            synchronous_restore: true,
+            r#type: Some(lvmd::data_source::Type::S3(self.s3(name))),
         }
-        source
     }
 
     async fn blocking<T: Send + 'static>(
@@ -160,10 +166,9 @@ impl Stage {
     }
 
     async fn info(&self, name: &str) -> Result<BackupInfo, CliError> {
-        let Some(lvmd::data_source::Type::S3(s3)) = self.source(name).r#type else {
-            unreachable!("a source in S3");
+        let request = ShowBackupRequest {
+            backup: Some(self.s3(name)),
         };
-        let request = ShowBackupRequest { backup: Some(s3) };
         let answer = self.client.clone().own.show_backup(request).await?;
         Ok(answer.into_inner().backup.unwrap_or_default())
     }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 use tonic::Code;
 
+use super::output;
 use crate::failure::Failure;
 
 /// What the exit code says. `--help`, the man page and docs/operations/command-line.md list them.
@@ -112,9 +113,9 @@ impl CliError {
     /// To standard error: a sentence, or one JSON object on one line.
     pub(crate) fn print(&self, json: bool) {
         if json {
-            eprintln!("{}", self.to_json());
+            output::note(&self.to_json().to_string());
         } else {
-            eprintln!("ringback: {self}");
+            output::note(&format!("ringback: {self}"));
         }
     }
 

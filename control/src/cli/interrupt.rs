@@ -7,6 +7,7 @@ use ringback_datapath::stop::Stop;
 use tokio::time::timeout;
 
 use super::{
+    Context,
     exit::{CliError, Exit},
     serve::told_to_stop,
 };
@@ -16,29 +17,46 @@ use crate::direct::store::Store;
 const END_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Carries out `work`. On a signal it is told to `stop`, and removes what it made here and began at
-/// the store; work that does not end then is dropped.
+/// the store; work that does not end then is dropped. `interrupted` says what became of it, also when a
+/// second signal ends the process.
 pub(crate) async fn unless_interrupted<T>(
+    context: &Context,
     store: &Store,
     stop: &Stop,
+    interrupted: impl Fn() -> CliError + Clone + Send + 'static,
     work: impl Future<Output = Result<T, CliError>>,
 ) -> Result<T, CliError> {
     let mut work = pin!(work);
     let result = tokio::select! {
-        result = &mut work => result,
+        result = &mut work => {
+            end_at_signal(context.json, interrupted);
+            result
+        }
         () = told_to_stop() => {
+            end_at_signal(context.json, interrupted.clone());
             stop.halt();
-            let again = told_to_stop();
-            tokio::spawn(async move {
-                again.await;
-                process::exit(Exit::Interrupted as i32);
-            });
             match timeout(END_PATIENCE, work).await {
                 // It was at its end.
                 Ok(Ok(done)) => Ok(done),
-                Ok(Err(_)) | Err(_) => Err(CliError::new(Exit::Interrupted, "interrupted")),
+                Ok(Err(_)) | Err(_) => Err(interrupted()),
             }
         }
     };
     store.settle().await;
     result
+}
+
+/// What was interrupted has left nothing that anybody must know of.
+pub(crate) fn interrupted() -> CliError {
+    CliError::new(Exit::Interrupted, "interrupted")
+}
+
+/// From now on a signal ends the process at once.
+pub(crate) fn end_at_signal(json: bool, interrupted: impl Fn() -> CliError + Send + 'static) {
+    let told = told_to_stop();
+    tokio::spawn(async move {
+        told.await;
+        interrupted().print(json);
+        process::exit(Exit::Interrupted as i32);
+    });
 }

@@ -169,6 +169,9 @@ async fn watch(context: &Context, mut client: Client) -> Result<(), CliError> {
             },
             _ = tokio::signal::ctrl_c() => return Ok(()),
         }
+        if output::is_closed() {
+            return Ok(());
+        }
     }
 }
 

@@ -1,12 +1,42 @@
 //! Results for people and for programs.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    sync::OnceLock,
+};
 
 use serde_json::Value;
 
-/// Prints lines to standard output; a reader that has gone away is no failure of ours.
+use super::exit::CliError;
+
+/// Why standard output takes no more.
+static CLOSED: OnceLock<io::Error> = OnceLock::new();
+
+/// Prints lines to standard output. What becomes of that is for [`check`].
 pub(crate) fn line(text: &str) {
-    let _ = writeln!(io::stdout(), "{text}");
+    if let Err(error) = writeln!(io::stdout(), "{text}") {
+        CLOSED.get_or_init(|| error);
+    }
+}
+
+/// Whether it makes no sense to go on printing.
+pub(crate) fn is_closed() -> bool {
+    CLOSED.get().is_some()
+}
+
+/// Whether all was printed; a reader that has gone away is no failure of ours.
+pub(crate) fn check() -> Result<(), CliError> {
+    match CLOSED.get() {
+        Some(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CliError::failed(format!(
+            "cannot write to standard output: {error}; what was printed is not whole"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Prints a line to standard error. Nobody can be told if that fails.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Prints JSON, one value on one line.

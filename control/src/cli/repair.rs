@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::{
     Context,
     exit::{CliError, EXIT_CODES, Exit},
-    interrupt::unless_interrupted,
+    interrupt::{interrupted, unless_interrupted},
     output, path,
     progress::Display,
     store::{CREDENTIALS, StoreArgs, WorkArgs},
@@ -73,7 +73,7 @@ impl Repair {
         let (repository, log) = store.open().await?;
         let stop = Stop::default();
         let work = stop.unless_asked(self.repair(&repository, log, context));
-        let report = unless_interrupted(&store, &stop, work).await?;
+        let report = unless_interrupted(context, &store, &stop, interrupted, work).await?;
         self.conclude(context, &report)
     }
 

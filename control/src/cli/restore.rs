@@ -1,6 +1,6 @@
 //! `ringback restore`: to a device or a file by this process, into a new volume by the daemon.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
 use prost::Message;
@@ -13,7 +13,7 @@ use serde_json::json;
 use super::{
     Client, Context,
     exit::{CliError, EXIT_CODES},
-    interrupt::unless_interrupted,
+    interrupt::{interrupted, unless_interrupted},
     lv, output, path,
     place::{Place, check_order, refuse_options},
     progress::{follow, follow_direct},
@@ -106,7 +106,7 @@ impl Restore {
         let from = path::backup(&self.path)?;
         let way = self.store.way_to(from.repository())?;
         let store = Store::connect(&way, self.work.settings()).await?;
-        let watched = Watched::default();
+        let watched = Arc::new(Watched::default());
         let request = direct::restore::Request {
             from,
             to,
@@ -116,15 +116,19 @@ impl Restore {
         let work = async { Ok(direct::restore::run(&store, request, &watched).await?) };
         let work = stats::beside(self.work.stats.as_deref(), &store, &watched, work);
         let followed = follow_direct(context, "restore", &store, &watched, work);
-        let restored = unless_interrupted(&store, &watched.stop, followed).await;
-        let restored = restored.map_err(|mut error| {
-            // An interrupted restore had no time to say it.
-            let spoiled = direct::restore::spoiled(&shown);
-            if watched.is_spoiled() && !error.message.contains("must not be used") {
-                error.message.push_str(&format!(". {spoiled}"));
+        let interrupted = {
+            let watched = Arc::clone(&watched);
+            move || {
+                let mut error = interrupted();
+                if watched.is_spoiled() {
+                    let spoiled = direct::restore::spoiled(&shown);
+                    error.message.push_str(&format!(". {spoiled}"));
+                }
+                error
             }
-            error
-        })?;
+        };
+        let stop = &watched.stop;
+        let restored = unless_interrupted(context, &store, stop, interrupted, followed).await?;
         show(context, &restored);
         Ok(())
     }

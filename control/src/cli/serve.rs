@@ -3,6 +3,7 @@
 use std::{fs, future::Future, path::PathBuf, sync::Arc};
 
 use clap::Args;
+use nix::sys::stat::{Mode, umask};
 use ringback_endpoint::{Backing, Endpoint, Options};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -94,7 +95,13 @@ pub(crate) fn told_to_stop() -> impl Future<Output = ()> {
     }
 }
 
+/// Volumes and backups are parts of disks: files that are made from now on are for their owner alone.
+pub(super) fn keep_to_ourselves() {
+    umask(Mode::from_bits_truncate(0o077));
+}
+
 async fn run_playground(folder: PathBuf, metrics_address: &str) -> Result<(), CliError> {
+    keep_to_ourselves();
     let folder = std::path::absolute(folder).map_err(sentence)?;
     fs::create_dir_all(&folder).map_err(|error| {
         CliError::failed(format!(

@@ -15,7 +15,7 @@ use tonic::Code;
 use super::{
     Context,
     exit::{CliError, EXIT_CODES, Exit},
-    interrupt::unless_interrupted,
+    interrupt::{interrupted, unless_interrupted},
     output, path,
     progress::Display,
     store::{CREDENTIALS, StoreArgs, WorkArgs},
@@ -108,7 +108,7 @@ impl Verify {
         // Nothing is made by it, so it ends at once.
         let stop = Stop::default();
         let verified = stop.unless_asked(self.verify(&opened, context));
-        let report = unless_interrupted(&store, &stop, verified).await?;
+        let report = unless_interrupted(context, &store, &stop, interrupted, verified).await?;
         self.conclude(context, &opened, &report)
     }
 

@@ -195,21 +195,26 @@ impl RestoreJobs {
     async fn run(self: Arc<Self>, job: Arc<RestoreJob>) {
         let result = without_panic(job.restore(&self.config, &self.turns)).await;
         self.ledger.end(Kind::Restore, &job.watched, result.is_ok());
-        let name = job.request.name.as_str();
+        let failure = result.as_ref().err().map(ToString::to_string);
         match result {
             Ok(volume) => {
-                tracing::info!(volume = name, backup = %job.source.backup, "restore complete");
                 // The volume speaks for itself now.
                 self.forget(&job);
                 job.state.send_replace(State::Done(volume));
             }
             Err(failure) => {
-                tracing::warn!(volume = name, backup = %job.source.backup, error = %failure, "restore failed");
                 job.state.send_replace(State::Failed(failure));
             }
         }
         self.changes.tell();
         job.watched.over.cancel();
+        let name = job.request.name.as_str();
+        match failure {
+            None => tracing::info!(volume = name, backup = %job.source.backup, "restore complete"),
+            Some(error) => {
+                tracing::warn!(volume = name, backup = %job.source.backup, error, "restore failed");
+            }
+        }
     }
 
     fn forget(&self, job: &Arc<RestoreJob>) {

@@ -93,7 +93,8 @@ impl Folder {
             let Ok(name) = entry.file_name().into_string() else {
                 continue;
             };
-            if s3s::path::check_bucket_name(&name) {
+            let is_folder = entry.file_type().is_ok_and(|found| found.is_dir());
+            if is_folder && s3s::path::check_bucket_name(&name) {
                 let metadata = entry
                     .metadata()
                     .and_then(|metadata| metadata.created().or(metadata.modified()));

@@ -1,6 +1,6 @@
 //! Credentials that can be replaced while requests are signed with them.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, mem::discriminant, sync::Arc};
 
 use aws_credential_types::{
     Credentials as AwsCredentials,
@@ -63,15 +63,16 @@ impl SharedCredentials {
         }
     }
 
-    /// From now on, sign with these. A change between static credentials, a profile and the
-    /// chain takes effect with the next job.
+    /// From now on, sign with these. Credentials of another kind (static ones, a profile, the chain) are for
+    /// the next job: this one goes on with what it has.
     pub fn replace(&self, credentials: Credentials) {
         self.held.send_if_modified(|held| {
-            let differ = held.credentials != credentials;
-            if differ {
+            let is_other = held.credentials != credentials
+                && discriminant(&held.credentials) == discriminant(&credentials);
+            if is_other {
                 *held = Held::new(credentials);
             }
-            differ
+            is_other
         });
     }
 

@@ -114,20 +114,21 @@ impl BackupJob {
         ledger: Arc<Ledger>,
     ) {
         let name = &self.request.name;
-        let ended = match without_panic(self.back_up(&config, &turns)).await {
+        let ended = without_panic(self.back_up(&config, &turns)).await;
+        ledger.end(Kind::Backup, &self.watched, ended.is_ok());
+        self.state.send_replace(match &ended {
+            Ok(message) => State::Done(message.clone()),
+            Err(failure) => State::Failed(failure.message.clone()),
+        });
+        self.watched.over.cancel();
+        match ended {
             Ok(message) => {
                 tracing::info!(backup = name, path = %self.request.source.backup, message, "backup complete");
-                State::Done(message)
             }
             Err(failure) => {
                 tracing::warn!(backup = name, path = %self.request.source.backup, error = %failure, "backup failed");
-                State::Failed(failure.message)
             }
-        };
-        let is_done = matches!(ended, State::Done(_));
-        ledger.end(Kind::Backup, &self.watched, is_done);
-        self.state.send_replace(ended);
-        self.watched.over.cancel();
+        }
     }
 
     async fn back_up(&self, config: &Config, turns: &Turns) -> Result<String, Failure> {
