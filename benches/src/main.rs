@@ -16,7 +16,7 @@ use ringback_benches::{
     measure::{machine::available_memory_bytes, process},
     raw::Raw,
     report,
-    run::Plan,
+    run::{Plan, check_target},
     sink::{self, Address, Wanted},
     table,
     units::MIB,
@@ -181,11 +181,17 @@ impl RunArgs {
             Some(device) => Volume::given(device)?,
             None => self.workload.volume(self.size_mib, &folder)?,
         };
+        if let Some(target) = &self.overwrite_device {
+            check_target(target, &volume)?;
+        }
         let sink = self.sink()?;
         check_memory(&sink, &volume)?;
         let transfers = usize::try_from(self.transfers).expect("at most 64");
         let mut contenders = contender::own(&program, transfers);
-        contenders.extend(choose(&self.peers, contender::peers())?);
+        let mut peers = contender::peers();
+        // Others are removed from somebody's bucket again.
+        peers.retain(|it| self.endpoint.is_none() || it.keeps_to_its_prefix());
+        contenders.extend(choose(&self.peers, peers)?);
         let scratch = folder.join("scratch");
         fs::create_dir_all(&scratch).map_err(|source| file_error("make", &scratch, source))?;
         let results = Plan {

@@ -2,16 +2,19 @@
 //!
 //! In each round every contender goes through all its phases, one contender after the other, each
 //! with a sink of its own; the next round begins with another one. So what the machine does
-//! meanwhile meets them all, and a ratio compares what was measured within minutes. Nothing is in
-//! the page cache when a phase begins, and a restored volume is durable when it ends; then it is
-//! held against what was backed up.
+//! meanwhile meets them all, and a ratio compares what was measured within minutes. Nothing of the
+//! volume is in the page cache when a phase begins, and a restored volume is durable when it ends;
+//! then it is held against what was backed up.
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read},
-    path::PathBuf,
+    os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
     time::Instant,
 };
+
+use nix::libc;
 
 use crate::{
     contender::{Bed, Contender, make_target},
@@ -120,7 +123,11 @@ impl Plan {
             eprintln!("{}: {error}", contender.name());
             record.failure = Some(error.to_string());
         }
-        turn.clear_given_sink()?;
+        // What was measured so far is worth more than a clean bucket.
+        if let Err(error) = turn.clear_given_sink() {
+            let (name, prefix) = (contender.name(), &turn.bed.prefix);
+            eprintln!("{name}: what is below {prefix} in the bucket stays there: {error}");
+        }
         fs::remove_dir_all(&scratch).at("remove", &scratch)
     }
 
@@ -295,7 +302,7 @@ impl Turn<'_> {
         let Some(path) = &self.bed.device else {
             return Ok(());
         };
-        let mut device = OpenOptions::new().write(true).open(path).at("open", path)?;
+        let mut device = claim(path)?;
         let bytes = Volume::size_of(path)?;
         io::copy(&mut io::repeat(0).take(bytes), &mut device).at("clear", path)?;
         device.sync_all().at("sync", path)
@@ -362,9 +369,46 @@ impl Turn<'_> {
             return Ok(());
         }
         let bucket = Bucket::at(&self.bed.address)?;
+        bucket.abandon_uploads(&self.bed.prefix)?;
         let mut objects = self.objects()?.into_iter();
         objects.try_for_each(|(key, _)| bucket.delete(&key))
     }
+}
+
+/// Checks that a device may be restored to: it is one, large enough, not the one that is read, and nobody uses it.
+pub fn check_target(path: &Path, volume: &Volume) -> Result<(), Error> {
+    let number = |path: &Path| -> Result<Option<u64>, Error> {
+        let found = fs::metadata(path).at("inspect", path)?;
+        Ok(found.file_type().is_block_device().then(|| found.rdev()))
+    };
+    let refused = |why: String| {
+        Err(Error::Other(format!(
+            "--overwrite-device {}: {why}",
+            path.display()
+        )))
+    };
+    let Some(target) = number(path)? else {
+        return refused("it is no block device".to_owned());
+    };
+    if number(&volume.path)? == Some(target) {
+        return refused("it is the device that is backed up".to_owned());
+    }
+    claim(path)?;
+    let bytes = Volume::size_of(path)?;
+    if bytes < volume.bytes {
+        return refused(format!(
+            "it has {bytes} bytes, and what is backed up {}",
+            volume.bytes
+        ));
+    }
+    Ok(())
+}
+
+/// Opens a device to write to, unless it is mounted or otherwise in use.
+fn claim(path: &Path) -> Result<File, Error> {
+    let mut exclusive = OpenOptions::new();
+    exclusive.write(true).custom_flags(libc::O_EXCL);
+    exclusive.open(path).at("claim", path)
 }
 
 fn warnings_before(machine: &Machine) -> Vec<String> {

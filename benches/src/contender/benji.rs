@@ -25,6 +25,10 @@ impl Benji {
 }
 
 impl Contender for Benji {
+    fn keeps_to_its_prefix(&self) -> bool {
+        false
+    }
+
     fn name(&self) -> &'static str {
         "benji"
     }

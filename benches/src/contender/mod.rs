@@ -67,6 +67,11 @@ impl Bed {
 
 /// One who is measured.
 pub trait Contender {
+    /// Whether all that it stores lies below the prefix that it is given.
+    fn keeps_to_its_prefix(&self) -> bool {
+        true
+    }
+
     /// Its name, as `--peers` takes it.
     fn name(&self) -> &'static str;
 

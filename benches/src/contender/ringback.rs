@@ -58,7 +58,8 @@ impl Contender for Ringback {
         let ringback = match phase {
             Phase::Restore => ringback.args(["restore", &path]).arg(bed.target()),
             _ => ringback
-                .args(["backup", "--identity", VOLUME_NAME])
+                .args(["backup", "--identity", VOLUME_NAME, "--cache-directory"])
+                .arg(bed.folder("cache"))
                 .arg(&bed.volume.path)
                 .arg(&path),
         };

@@ -10,14 +10,18 @@ use std::{
     ffi::OsString,
     fs::{self, File},
     io,
-    os::unix::process::ExitStatusExt,
+    os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::{
+    prctl,
+    resource::{UsageWho, getrusage},
+    signal::Signal,
+};
 use procfs::process::Process;
 use serde::{Deserialize, Serialize};
 
@@ -214,6 +218,12 @@ impl Launch {
         arguments: impl IntoIterator<Item = &'a OsString>,
     ) -> Command {
         let mut command = Command::new(program);
+        // What is measured is what it says, whatever whoever measures has set for ringback.
+        for (name, _) in env::vars_os() {
+            if name.to_string_lossy().starts_with("RINGBACK_") {
+                command.env_remove(name);
+            }
+        }
         command.args(arguments).envs(&self.environment);
         if let Some(folder) = &self.folder {
             command.current_dir(folder);
@@ -277,7 +287,8 @@ fn follow(child: &mut Child, begun: Instant) -> io::Result<Vec<Sample>> {
 
 /// The supervisor: runs a program to its end and writes down what it used.
 ///
-/// Its exit code is the program's.
+/// Its exit code is the program's. Neither outlives the harness: what nobody measures would disturb who is
+/// measured next.
 pub fn supervise(report: &Path, program: &[OsString]) -> ExitCode {
     match try_supervise(report, program) {
         Ok(code) => code,
@@ -292,9 +303,15 @@ fn try_supervise(report: &Path, program: &[OsString]) -> io::Result<ExitCode> {
     let (name, arguments) = program
         .split_first()
         .ok_or_else(|| io::Error::other("no program is named"))?;
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
     let before = io_of_self()?;
     let begun = Instant::now();
-    let status = Command::new(name).args(arguments).status()?;
+    let mut command = Command::new(name);
+    // SAFETY: between fork and exec it makes a system call, nothing else.
+    unsafe {
+        command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?));
+    }
+    let status = command.args(arguments).status()?;
     let seconds = begun.elapsed().as_secs_f64();
     let children = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     // A process's I/O counters take up those of the children it has waited for.
@@ -311,7 +328,10 @@ fn try_supervise(report: &Path, program: &[OsString]) -> io::Result<ExitCode> {
     fs::write(report, serde_json::to_vec(&used)?)?;
     Ok(match status.code() {
         Some(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
-        None => ExitCode::FAILURE,
+        None => {
+            eprintln!("it was ended by signal {}", status.signal().unwrap_or(0));
+            ExitCode::FAILURE
+        }
     })
 }
 

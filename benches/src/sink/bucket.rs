@@ -14,7 +14,7 @@ use aws_sdk_s3::{
     presigning::{PresignedRequest, PresigningConfig},
 };
 use ringback_datapath::store::{
-    Authorities, Listed, ObjectStore, SharedCredentials,
+    Authorities, Listed, ObjectStore, SharedCredentials, StoreError,
     location::{self, Endpoint, RepositoryPath, Secret, StoreConfig},
     s3::S3Store,
 };
@@ -100,6 +100,21 @@ impl Bucket {
 
     /// What lies below a prefix, or in the whole bucket; names are those behind the prefix.
     pub fn list(&self, prefix: &str) -> Result<Vec<Listed>, Error> {
+        self.ask(prefix, async |store| store.list("", None).await)
+    }
+
+    /// Aborts the uploads below a prefix that nobody has finished.
+    pub fn abandon_uploads(&self, prefix: &str) -> Result<(), Error> {
+        let abandoned = self.ask(prefix, async |store| store.abandon_uploads("").await);
+        abandoned.map(drop)
+    }
+
+    /// Has ringback's own client ask.
+    fn ask<T>(
+        &self,
+        prefix: &str,
+        question: impl AsyncFnOnce(S3Store) -> Result<T, StoreError>,
+    ) -> Result<T, Error> {
         let Address {
             url,
             bucket,
@@ -124,11 +139,11 @@ impl Bucket {
             credentials: credentials.clone(),
         };
         let shared = SharedCredentials::new(credentials);
-        let listed = async {
+        let answer = async {
             let store = S3Store::connect(path, &config, shared, LIST_PATIENCE, 1).await;
-            store.list("", None).await
+            question(store).await
         };
-        self.runtime.block_on(listed).map_err(failed)
+        self.runtime.block_on(answer).map_err(failed)
     }
 
     /// Removes an object.

@@ -52,7 +52,7 @@ fn make_with(path: &Path, bytes: u64, scratch: &Path) -> Result<(), Error> {
     }
     for file in &new {
         let from = second.join(&file.name);
-        commands.push_str(&format!("write {} /{}\n", from.display(), file.name));
+        commands.push_str(&format!("write \"{}\" /{}\n", from.display(), file.name));
     }
     let script = scratch.join("commands");
     fs::write(&script, commands).at("write", &script)?;

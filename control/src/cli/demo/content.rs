@@ -92,7 +92,7 @@ impl Content {
         match debugfs {
             Some(debugfs) => {
                 for (number, (path, _)) in files.iter().enumerate() {
-                    let request = format!("write {} later-{number}", path.display());
+                    let request = format!("write \"{}\" later-{number}", path.display());
                     run(Command::new(&debugfs)
                         .arg("-w")
                         .arg("-R")
