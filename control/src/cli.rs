@@ -203,8 +203,8 @@ fn start_log(cli: &Cli) {
     };
     let wanted = EnvFilter::try_from_env("RINGBACK_LOG").unwrap_or_else(|_| default.into());
     let no_keys = filter_fn(|about| {
-        let may_name = |module: &&str| about.target().starts_with(*module);
-        *about.level() == Level::ERROR || !NAMING_KEYS.iter().any(|module| may_name(module))
+        let is_from = |module: &&str| about.target().starts_with(*module);
+        *about.level() == Level::ERROR || !NAMING_KEYS.iter().any(is_from)
     });
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
