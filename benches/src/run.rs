@@ -14,7 +14,7 @@ use std::{
     time::Instant,
 };
 
-use nix::libc;
+use nix::{libc, sys::stat};
 
 use crate::{
     contender::{Bed, Contender, make_target},
@@ -369,29 +369,27 @@ impl Turn<'_> {
             return Ok(());
         }
         let bucket = Bucket::at(&self.bed.address)?;
-        bucket.abandon_uploads(&self.bed.prefix)?;
         let mut objects = self.objects()?.into_iter();
-        objects.try_for_each(|(key, _)| bucket.delete(&key))
+        objects.try_for_each(|(key, _)| bucket.delete(&key))?;
+        bucket.abandon_uploads(&self.bed.prefix)
     }
 }
 
 /// Checks that a device may be restored to: it is one, large enough, not the one that is read, and nobody uses it.
 pub fn check_target(path: &Path, volume: &Volume) -> Result<(), Error> {
-    let number = |path: &Path| -> Result<Option<u64>, Error> {
-        let found = fs::metadata(path).at("inspect", path)?;
-        Ok(found.file_type().is_block_device().then(|| found.rdev()))
-    };
     let refused = |why: String| {
         Err(Error::Other(format!(
             "--overwrite-device {}: {why}",
             path.display()
         )))
     };
-    let Some(target) = number(path)? else {
+    let Some(target) = place_of(path)? else {
         return refused("it is no block device".to_owned());
     };
-    if number(&volume.path)? == Some(target) {
-        return refused("it is the device that is backed up".to_owned());
+    // A partition's place is in that of its disk.
+    let overlaps = |source: PathBuf| source.starts_with(&target) || target.starts_with(&source);
+    if place_of(&volume.path)?.is_some_and(overlaps) {
+        return refused("it has a share in the device that is backed up".to_owned());
     }
     claim(path)?;
     let bytes = Volume::size_of(path)?;
@@ -402,6 +400,17 @@ pub fn check_target(path: &Path, volume: &Volume) -> Result<(), Error> {
         ));
     }
     Ok(())
+}
+
+/// Where in the tree of devices a block device is.
+fn place_of(path: &Path) -> Result<Option<PathBuf>, Error> {
+    let found = fs::metadata(path).at("inspect", path)?;
+    if !found.file_type().is_block_device() {
+        return Ok(None);
+    }
+    let (major, minor) = (stat::major(found.rdev()), stat::minor(found.rdev()));
+    let named = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
+    fs::canonicalize(&named).at("find", &named).map(Some)
 }
 
 /// Opens a device to write to, unless it is mounted or otherwise in use.

@@ -35,7 +35,7 @@ use tokio::runtime::Runtime;
 use tracing::Level;
 use tracing_subscriber::{
     EnvFilter, Layer,
-    filter::{FilterExt, filter_fn},
+    filter::{FilterExt, LevelFilter, filter_fn},
     layer::SubscriberExt,
     util::SubscriberInitExt,
 };
@@ -202,10 +202,12 @@ fn start_log(cli: &Cli) {
         _ => "warn",
     };
     let wanted = EnvFilter::try_from_env("RINGBACK_LOG").unwrap_or_else(|_| default.into());
+    let most = wanted.max_level_hint().unwrap_or(LevelFilter::TRACE);
     let no_keys = filter_fn(|about| {
         let is_from = |module: &&str| about.target().starts_with(*module);
         *about.level() == Level::ERROR || !NAMING_KEYS.iter().any(is_from)
     });
+    let no_keys = no_keys.with_max_level_hint(most);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())

@@ -32,8 +32,8 @@ use crate::{
     service::{LvService, OwnService, VgService},
 };
 
-/// How long clients may take for the last answers when all jobs have ended. Some never hang up: a stream of
-/// `grpc.health.v1` ends with its client alone, and a client may be suspended.
+/// How long clients may take for the last answers when all jobs have ended and the volume groups are at rest.
+/// Some never hang up: a stream of `grpc.health.v1` ends with its client alone, and a client may be suspended.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Why the daemon does not serve.
@@ -170,12 +170,14 @@ pub async fn serve(
         });
     let farewell = async {
         jobs_have_ended.cancelled().await;
+        served.come_to_rest().await;
         tokio::time::sleep(FAREWELL).await;
     };
     tokio::select! {
         ended = serving => ended?,
         () = farewell => tracing::info!("clients have not hung up; going without them"),
     }
+    // Also with what the last calls began.
     served.come_to_rest().await;
     Ok(())
 }

@@ -224,10 +224,10 @@ fn a_playground_prints_commands_that_work_and_ends_on_sigint() {
         assert!(output.contains(part), "{output}");
     }
 
-    assert_private(&folder);
     running.signal(Signal::SIGINT);
     let status = running.end();
     assert!(ended_well(status), "{status}");
+    assert_private(&folder);
     assert!(!socket.exists());
     let images = ["data", "data-again"].map(|name| folder.join("volumes/volumes").join(name));
     assert!(

@@ -287,8 +287,8 @@ fn follow(child: &mut Child, begun: Instant) -> io::Result<Vec<Sample>> {
 
 /// The supervisor: runs a program to its end and writes down what it used.
 ///
-/// Its exit code is the program's. Neither outlives the harness: what nobody measures would disturb who is
-/// measured next.
+/// Its exit code is the program's. Neither outlives the harness, for it would disturb who is measured next;
+/// what the program itself has started may.
 pub fn supervise(report: &Path, program: &[OsString]) -> ExitCode {
     match try_supervise(report, program) {
         Ok(code) => code,

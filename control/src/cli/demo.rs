@@ -62,20 +62,23 @@ impl Demo {
         let stage = Stage::set_up().await?;
         let result = tokio::select! {
             result = perform(&stage, self.data_mib << 20, json) => result,
-            () = stop => Err(interrupted()),
+            () = stop => {
+                let folder = stage.folder.path().to_owned();
+                end_at_signal(json, move || left_behind(&folder));
+                Err(interrupted())
+            }
         };
-        // A second signal does not wait for that.
-        let folder = stage.folder.path().to_owned();
-        end_at_signal(json, move || {
-            let mut error = interrupted();
-            error
-                .message
-                .push_str(&format!("; {} is left behind", folder.display()));
-            error
-        });
         stage.take_down().await?;
         result
     }
+}
+
+/// What a second signal leaves, which waits for nothing.
+fn left_behind(folder: &Path) -> CliError {
+    let mut error = interrupted();
+    let left = format!("; {} is left behind", folder.display());
+    error.message.push_str(&left);
+    error
 }
 
 /// A daemon, a store and a folder for both.

@@ -28,10 +28,7 @@ pub(crate) async fn unless_interrupted<T>(
 ) -> Result<T, CliError> {
     let mut work = pin!(work);
     let result = tokio::select! {
-        result = &mut work => {
-            end_at_signal(context.json, interrupted);
-            result
-        }
+        result = &mut work => result,
         () = told_to_stop() => {
             end_at_signal(context.json, interrupted.clone());
             stop.halt();
@@ -42,7 +39,11 @@ pub(crate) async fn unless_interrupted<T>(
             }
         }
     };
-    store.settle().await;
+    tokio::select! {
+        () = store.settle() => {}
+        // What a failure left at the store, the next run finds.
+        () = told_to_stop() => {}
+    }
     result
 }
 
