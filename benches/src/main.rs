@@ -171,6 +171,9 @@ impl ChangeArgs {
 
 impl RunArgs {
     fn run(&self) -> Result<(), Error> {
+        if let (Some(source), Some(target)) = (&self.device, &self.overwrite_device) {
+            check_target(target, source)?;
+        }
         let program = match &self.ringback {
             Some(program) => program.clone(),
             None => build_ringback()?,
@@ -181,9 +184,6 @@ impl RunArgs {
             Some(device) => Volume::given(device)?,
             None => self.workload.volume(self.size_mib, &folder)?,
         };
-        if let Some(target) = &self.overwrite_device {
-            check_target(target, &volume)?;
-        }
         let sink = self.sink()?;
         check_memory(&sink, &volume)?;
         let transfers = usize::try_from(self.transfers).expect("at most 64");

@@ -376,7 +376,7 @@ impl Turn<'_> {
 }
 
 /// Checks that a device may be restored to: it is one, large enough, not the one that is read, and nobody uses it.
-pub fn check_target(path: &Path, volume: &Volume) -> Result<(), Error> {
+pub fn check_target(path: &Path, source: &Path) -> Result<(), Error> {
     let refused = |why: String| {
         Err(Error::Other(format!(
             "--overwrite-device {}: {why}",
@@ -388,15 +388,14 @@ pub fn check_target(path: &Path, volume: &Volume) -> Result<(), Error> {
     };
     // A partition's place is in that of its disk.
     let overlaps = |source: PathBuf| source.starts_with(&target) || target.starts_with(&source);
-    if place_of(&volume.path)?.is_some_and(overlaps) {
+    if place_of(source)?.is_some_and(overlaps) {
         return refused("it has a share in the device that is backed up".to_owned());
     }
     claim(path)?;
-    let bytes = Volume::size_of(path)?;
-    if bytes < volume.bytes {
+    let (bytes, needed) = (Volume::size_of(path)?, Volume::size_of(source)?);
+    if bytes < needed {
         return refused(format!(
-            "it has {bytes} bytes, and what is backed up {}",
-            volume.bytes
+            "it has {bytes} bytes, and what is backed up {needed}"
         ));
     }
     Ok(())

@@ -3,7 +3,7 @@
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader},
     process::{Command, Output, Stdio},
 };
 
@@ -345,16 +345,9 @@ async fn what_cannot_be_printed_fails_and_a_reader_that_has_gone_is_no_failure()
         ("lv list --class x", 3),
     ] {
         let mut command = bed.command(arguments);
-        let mut child = command
-            .stdout(full())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("starts");
-        let mut said = String::new();
-        let mut stderr = child.stderr.take().expect("is piped");
-        stderr.read_to_string(&mut said).expect("reads");
-        let status = child.wait().expect("ends");
-        assert_eq!(status.code(), Some(code), "{arguments}: {said}");
+        let output = command.stdout(full()).output().expect("runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments}: {said}");
         assert_eq!(
             said.contains("No space left on device"),
             code == 1,

@@ -29,7 +29,7 @@ use self::{
 use super::{
     Client,
     backup::back_up,
-    exit::CliError,
+    exit::{CliError, Exit},
     interrupt::{end_at_signal, interrupted},
     progress::is_watched,
     restore::restore,
@@ -75,10 +75,11 @@ impl Demo {
 
 /// What a second signal leaves, which waits for nothing.
 fn left_behind(folder: &Path) -> CliError {
-    let mut error = interrupted();
-    let left = format!("; {} is left behind", folder.display());
-    error.message.push_str(&left);
-    error
+    let left = folder.display();
+    CliError::new(
+        Exit::Interrupted,
+        format!("interrupted; {left} is left behind"),
+    )
 }
 
 /// A daemon, a store and a folder for both.

@@ -27,24 +27,27 @@ pub(crate) async fn unless_interrupted<T>(
     work: impl Future<Output = Result<T, CliError>>,
 ) -> Result<T, CliError> {
     let mut work = pin!(work);
-    let result = tokio::select! {
-        result = &mut work => result,
+    tokio::select! {
+        result = &mut work => {
+            tokio::select! {
+                () = store.settle() => {}
+                // What a failure left at the store, the next run finds.
+                () = told_to_stop() => {}
+            }
+            result
+        }
         () = told_to_stop() => {
             end_at_signal(context.json, interrupted.clone());
             stop.halt();
-            match timeout(END_PATIENCE, work).await {
+            let ended = timeout(END_PATIENCE, work).await;
+            store.settle().await;
+            match ended {
                 // It was at its end.
                 Ok(Ok(done)) => Ok(done),
                 Ok(Err(_)) | Err(_) => Err(interrupted()),
             }
         }
-    };
-    tokio::select! {
-        () = store.settle() => {}
-        // What a failure left at the store, the next run finds.
-        () = told_to_stop() => {}
     }
-    result
 }
 
 /// What was interrupted has left nothing that anybody must know of.

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{
     Client, Context,
-    exit::{CliError, EXIT_CODES},
+    exit::{CliError, EXIT_CODES, Exit},
     interrupt::{interrupted, unless_interrupted},
     lv, output, path,
     place::{Place, check_order, refuse_options},
@@ -119,12 +119,11 @@ impl Restore {
         let interrupted = {
             let watched = Arc::clone(&watched);
             move || {
-                let mut error = interrupted();
-                if watched.is_spoiled() {
-                    let spoiled = direct::restore::spoiled(&shown);
-                    error.message.push_str(&format!(". {spoiled}"));
+                if !watched.is_spoiled() {
+                    return interrupted();
                 }
-                error
+                let spoiled = direct::restore::spoiled(&shown);
+                CliError::new(Exit::Interrupted, format!("interrupted. {spoiled}"))
             }
         };
         let stop = &watched.stop;

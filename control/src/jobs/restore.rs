@@ -195,24 +195,23 @@ impl RestoreJobs {
     async fn run(self: Arc<Self>, job: Arc<RestoreJob>) {
         let result = without_panic(job.restore(&self.config, &self.turns)).await;
         self.ledger.end(Kind::Restore, &job.watched, result.is_ok());
-        let failure = result.as_ref().err().map(ToString::to_string);
-        match result {
-            Ok(volume) => {
-                // The volume speaks for itself now.
-                self.forget(&job);
-                job.state.send_replace(State::Done(volume));
-            }
-            Err(failure) => {
-                job.state.send_replace(State::Failed(failure));
-            }
+        if result.is_ok() {
+            // The volume speaks for itself now.
+            self.forget(&job);
         }
+        job.state.send_replace(match &result {
+            Ok(volume) => State::Done(volume.clone()),
+            Err(failure) => State::Failed(failure.clone()),
+        });
         self.changes.tell();
         job.watched.over.cancel();
         let name = job.request.name.as_str();
-        match failure {
-            None => tracing::info!(volume = name, backup = %job.source.backup, "restore complete"),
-            Some(error) => {
-                tracing::warn!(volume = name, backup = %job.source.backup, error, "restore failed");
+        match result {
+            Ok(_) => {
+                tracing::info!(volume = name, backup = %job.source.backup, "restore complete");
+            }
+            Err(failure) => {
+                tracing::warn!(volume = name, backup = %job.source.backup, error = %failure, "restore failed");
             }
         }
     }

@@ -131,7 +131,7 @@ impl SharedCredentials {
                 "ringback-request",
             )),
             Credentials::Chain | Credentials::Profile(_) => Err(CredentialsError::not_loaded(
-                "the request now asks for other credentials; they take effect with the next job",
+                "only static credentials can be signed with as they are",
             )),
         }
     }
