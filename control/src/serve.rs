@@ -170,14 +170,20 @@ pub async fn serve(
         });
     let farewell = async {
         jobs_have_ended.cancelled().await;
-        served.come_to_rest().await;
+        let at_rest = served.come_to_rest().await;
         tokio::time::sleep(FAREWELL).await;
+        at_rest
     };
-    tokio::select! {
-        ended = serving => ended?,
-        () = farewell => tracing::info!("clients have not hung up; going without them"),
+    let is_worth_waiting = tokio::select! {
+        ended = serving => ended.map(|()| true)?,
+        at_rest = farewell => {
+            tracing::info!("clients have not hung up; going without them");
+            at_rest
+        }
+    };
+    if is_worth_waiting {
+        // Also for what the last calls began.
+        served.come_to_rest().await;
     }
-    // Also with what the last calls began.
-    served.come_to_rest().await;
     Ok(())
 }

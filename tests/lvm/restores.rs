@@ -105,6 +105,34 @@ async fn a_restored_volume_has_every_byte_and_nothing_of_what_the_disk_held() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_came_by_its_size_through_rounding_comes_back_in_what_was_asked_for() {
+    // 1 GiB is no whole number of extents on each of three disks.
+    let made_bytes = 1032 * MIB;
+    for thick in [
+        "stripe: 3, lvcreate-options: [-Zn]",
+        "lvcreate-options: [--stripes, '3']",
+    ] {
+        let bed = Bed::with(thick, "").await;
+        bed.create("thin", "data", made_bytes).await;
+        fill("/dev/vm/data", made_bytes - MIB, MIB, "the end");
+        run(&["sync"]);
+        let original = content("data");
+        bed.client.back_up("data", &bed.store.s3("monday")).await;
+        bed.remove("thin", "data").await.expect("it is removed");
+        let source = synchronous(&bed.store.s3("monday"));
+        let smaller = restore(&bed, "thin", "again", &source).await;
+        assert_refused(smaller, Code::OutOfRange, "the backup 1082130432");
+        let volume = restore(&bed, "thick", "again", &source).await;
+        let volume = volume.expect("LVM rounds it up");
+        assert_eq!(volume.size_gb, 1);
+        assert_eq!(volume.size_bytes.unsigned_abs(), made_bytes);
+        assert_holds("again", &original);
+        bed.remove("thick", "again").await.expect("it is removed");
+        bed.assert_left(&[]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_volume_under_restore_is_not_listed_counts_as_taken_and_keeps_its_name() {
     let mut bed = Bed::new().await;
     for class in CLASSES {

@@ -68,14 +68,40 @@ async fn each_class_has_its_own_volumes_and_names_are_the_groups() {
             let again = bed.try_create(other, name, 8 * MIB).await;
             assert_refused(again, Code::AlreadyExists, "there is already a volume");
             if other != class {
-                let removed = bed.remove(other, name).await;
-                assert_refused(removed, Code::NotFound, "there is no volume");
+                let grown = bed.resize(other, name, 16 * MIB).await;
+                assert_refused(grown, Code::NotFound, "there is no volume");
             }
         }
     }
     let pool = bed.try_create("thick", POOL, 8 * MIB).await;
     assert_refused(pool, Code::AlreadyExists, "there is already a volume pool");
     bed.assert_left(&["one", "two", "three"]);
+    // A node that is told "not found" forgets the volume: the class may have been another when it was made.
+    for (other, name) in [("thin", "one"), ("raw", "two"), ("thick", "three")] {
+        bed.remove(other, name).await.expect("it is removed");
+    }
+    let pool = bed.remove("thin", POOL).await;
+    assert_refused(pool, Code::NotFound, "there is no volume pool");
+    bed.assert_left(&[]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_an_operator_took_is_as_large_as_what_it_shows() {
+    let bed = Bed::new().await;
+    bed.create("thick", "data", 100 * MIB).await;
+    let snapshot = ["--snapshot", "--name", "copy", "--size", "8m", "vm/data"];
+    run(&[&["lvcreate", "--yes"], &snapshot[..]].concat());
+    let listed = bed.list("thick").await;
+    let [copy, data] = &listed[..] else {
+        panic!("{listed:?}");
+    };
+    assert_eq!((&copy.name[..], &data.name[..]), ("copy", "data"));
+    assert_eq!(copy.size_bytes, 100 << 20);
+    assert_eq!(content("copy").len(), 100 << 20);
+    for name in ["copy", "data"] {
+        bed.remove("thick", name).await.expect("it is removed");
+    }
+    bed.assert_left(&[]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -319,13 +319,7 @@ impl RestoreJob {
         let passphrase = self.source.encryption_key.as_ref();
         let impatient = open_repository(store.clone(), passphrase, path.name()).await?;
         let backup = Backup::open(&impatient, path.name()).await?;
-        if self.request.size.bytes() < backup.volume_bytes() {
-            return Err(DatapathError::TooSmall {
-                volume_bytes: self.request.size.bytes(),
-                backup_bytes: backup.volume_bytes(),
-            }
-            .into());
-        }
+        self.check_size(backup.volume_bytes()).await?;
         let repository = impatient.through(Arc::new(store.with_patience(JOB_PATIENCE)));
         self.watched.set_store(Arc::clone(repository.store()));
         let volume = self
@@ -343,6 +337,23 @@ impl RestoreJob {
             backup,
             volume,
         })
+    }
+
+    /// Refuses a volume that would be smaller than the backup. What the group rounds up counts: the
+    /// backup may be of a volume that came by its size in the same way.
+    async fn check_size(&self, backup_bytes: u64) -> Result<(), Failure> {
+        let asked_bytes = self.request.size.bytes();
+        let group = &self.class.group;
+        if asked_bytes >= backup_bytes
+            || group.granted_bytes(asked_bytes, &self.layout).await? >= backup_bytes
+        {
+            return Ok(());
+        }
+        Err(DatapathError::TooSmall {
+            volume_bytes: asked_bytes,
+            backup_bytes,
+        }
+        .into())
     }
 
     async fn fill(

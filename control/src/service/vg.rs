@@ -97,8 +97,16 @@ impl Watcher {
 fn response(told: Told) -> WatchResponse {
     let default = told.spaces.iter().find(|space| space.default);
     WatchResponse {
-        free_bytes: default.map_or(0, |space| space.free_bytes),
+        free_bytes: default.map_or(0, default_free_bytes),
         items: told.spaces.into_iter().map(item).collect(),
+    }
+}
+
+/// Schedulers take it for what may be promised: of a thin class, as in the stock lvmd, all of it.
+fn default_free_bytes(space: &ClassSpace) -> u64 {
+    match space.group.pool {
+        Some(_) => space.group.free_bytes,
+        None => space.free_bytes,
     }
 }
 
@@ -120,5 +128,47 @@ fn item(space: ClassSpace) -> WatchItem {
             overprovision_bytes: group.free_bytes,
             size_bytes: pool.size_bytes,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::{FreeSpace, PoolSpace};
+
+    #[test]
+    fn of_a_thin_default_class_watchers_are_told_all_that_may_be_promised() {
+        let pool = PoolSpace {
+            data_percent: 0.0,
+            metadata_percent: 0.0,
+            size_bytes: 400,
+            group_free_bytes: 70,
+        };
+        let told_of = |pool: Option<PoolSpace>| {
+            let space = ClassSpace {
+                name: "a".to_owned(),
+                default: true,
+                free_bytes: 500,
+                group: FreeSpace {
+                    free_bytes: 600,
+                    size_bytes: 1000,
+                    snapshots_bytes: 0,
+                    pool,
+                },
+            };
+            response(Told {
+                spaces: vec![space],
+                is_whole: true,
+            })
+        };
+        // The spare is subtracted from what a group has, not from promises.
+        assert_eq!(told_of(None).free_bytes, 500);
+        let thin = told_of(Some(pool));
+        assert_eq!(thin.free_bytes, 600);
+        let item = thin.items[0].thin_pool.as_ref().expect("a pool");
+        assert_eq!(
+            (item.overprovision_bytes, thin.items[0].free_bytes),
+            (600, 70)
+        );
     }
 }

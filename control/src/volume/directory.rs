@@ -29,8 +29,8 @@ use ringback_datapath::restore::Ground;
 use tokio::{runtime::Handle, sync::Mutex, task};
 
 use super::{
-    Attach, BackupSnapshot, Changes, Error, FreeSpace, NewSnapshot, NewVolume, PendingVolume,
-    Volume, VolumeGroup,
+    Attach, BackupSnapshot, Changes, Error, FreeSpace, LayoutOptions, NewSnapshot, NewVolume,
+    PendingVolume, Volume, VolumeGroup,
 };
 use crate::names::VolumeName;
 use construction::Construction;
@@ -113,6 +113,10 @@ impl VolumeGroup for Directory {
     async fn create(&self, new: NewVolume) -> Result<Volume, Error> {
         self.in_turn(move |group| Construction::begin(group, &new)?.publish())
             .await
+    }
+
+    async fn granted_bytes(&self, size_bytes: u64, _layout: &LayoutOptions) -> Result<u64, Error> {
+        Ok(space::whole_blocks(size_bytes))
     }
 
     async fn create_pending(&self, new: NewVolume) -> Result<Box<dyn PendingVolume>, Error> {

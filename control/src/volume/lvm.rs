@@ -23,7 +23,8 @@ use async_trait::async_trait;
 use ringback_datapath::restore::Ground;
 
 use super::{
-    BackupSnapshot, Error, FreeSpace, NewSnapshot, NewVolume, PendingVolume, Volume, VolumeGroup,
+    BackupSnapshot, Error, FreeSpace, LayoutOptions, NewSnapshot, NewVolume, PendingVolume, Volume,
+    VolumeGroup,
 };
 use crate::names::VolumeName;
 use construction::Construction;
@@ -145,6 +146,13 @@ impl VolumeGroup for Lvm {
             .await
     }
 
+    async fn granted_bytes(&self, size_bytes: u64, layout: &LayoutOptions) -> Result<u64, Error> {
+        let report = self.group.report().await?;
+        Ok(construction::granted_bytes(
+            self, &report, size_bytes, layout,
+        ))
+    }
+
     async fn create_pending(&self, new: NewVolume) -> Result<Box<dyn PendingVolume>, Error> {
         let pending = self
             .in_turn(async move |lvm| construction::begin_restore(&lvm, &new).await)
@@ -158,7 +166,10 @@ impl VolumeGroup for Lvm {
         let name = name.clone();
         self.in_turn(async move |lvm| {
             let report = lvm.group.report().await?;
-            lvm.find(&report, &name)?;
+            // Of whatever class it is: names are the group's, and who is told that there is none forgets
+            // the volume.
+            let found = report.find(name.as_str()).filter(|row| row.is_public);
+            found.ok_or_else(|| Error::NotFound(name.clone()))?;
             lvm.group.remove(&name, report.extent_bytes).await
         })
         .await

@@ -44,6 +44,9 @@ pub trait VolumeGroup: Send + Sync + 'static {
     /// zeros unless it is made of a disk's own extents, which keep what they held.
     async fn create(&self, new: NewVolume) -> Result<Volume, Error>;
 
+    /// The size that a volume has of which so many bytes are asked for, laid out like this.
+    async fn granted_bytes(&self, size_bytes: u64, layout: &LayoutOptions) -> Result<u64, Error>;
+
     /// Makes a volume that has no name yet, and reserves its name until the handle is gone.
     async fn create_pending(&self, new: NewVolume) -> Result<Box<dyn PendingVolume>, Error>;
 
@@ -128,6 +131,32 @@ pub struct LayoutOptions {
     pub stripe_size: Option<String>,
     /// Further arguments of `lvcreate`.
     pub lvcreate_options: Vec<String>,
+}
+
+impl LayoutOptions {
+    /// Whether the further arguments have this option of `lvcreate`, which takes each once.
+    fn says(&self, short: &str, long: &str) -> bool {
+        self.argument_of(short, long).is_some()
+    }
+
+    /// The number of stripes, wherever it is said.
+    fn stripes(&self) -> Option<u32> {
+        let argument = || self.argument_of("-i", "--stripes")?.parse().ok();
+        self.stripes.or_else(argument)
+    }
+
+    /// What follows an option among the further arguments, in the same word or in the next.
+    fn argument_of(&self, short: &str, long: &str) -> Option<&str> {
+        let words = &self.lvcreate_options;
+        words.iter().enumerate().find_map(|(index, word)| {
+            let next = || words.get(index + 1).map_or("", String::as_str);
+            if word == short || word == long {
+                return Some(next());
+            }
+            let of_long = word.strip_prefix(long).and_then(|it| it.strip_prefix('='));
+            of_long.or_else(|| word.strip_prefix(short).filter(|_| !word.starts_with("--")))
+        })
+    }
 }
 
 /// A volume to make from another one's content.
@@ -366,5 +395,45 @@ impl Error {
             path: path.to_owned(),
             source,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_found_in_one_word_or_in_two() {
+        let layout = |words: &[&str]| LayoutOptions {
+            lvcreate_options: words.iter().map(|&word| word.to_owned()).collect(),
+            ..LayoutOptions::default()
+        };
+        let raid = ["--type", "raid5"];
+        for said in [
+            &["-i", "3"][..],
+            &["-i3"],
+            &["--stripes", "3"],
+            &["--stripes=3"],
+        ] {
+            let words = [&raid[..], said].concat();
+            assert_eq!(layout(&words).stripes(), Some(3), "{words:?}");
+        }
+        for odd in [
+            &raid[..],
+            &["-i"],
+            &["--stripesize", "3"],
+            &["--ignoremonitoring"],
+        ] {
+            assert_eq!(layout(odd).stripes(), None, "{odd:?}");
+        }
+        let of_class = LayoutOptions {
+            stripes: Some(2),
+            ..layout(&["-i3"])
+        };
+        assert_eq!(of_class.stripes(), Some(2));
+        for said in [&["-Zn"][..], &["-Z", "n"], &["--zero", "n"], &["--zero=n"]] {
+            assert!(layout(said).says("-Z", "--zero"), "{said:?}");
+        }
+        assert!(!layout(&["--zeroes", "n"]).says("-Z", "--zero"));
     }
 }

@@ -6,6 +6,8 @@
 
 use std::{fs::File, ops::Range, sync::Arc};
 
+use tokio::sync::watch;
+
 use super::Backup;
 use crate::{
     device::{self, BLOCK_BYTES, Device},
@@ -15,7 +17,7 @@ use crate::{
 };
 
 /// Zeroed at once: a restore that is told to end waits for no more than this.
-const STEP_BYTES: u64 = 256 << 20;
+const STEP_BYTES: u64 = 64 << 20;
 
 /// What a volume holds before a backup is restored to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,10 +31,16 @@ pub enum Ground {
     StaleBlocks(u64),
 }
 
+/// The volume, open for as long as anybody may be zeroing it. The file is closed before `open` goes.
+struct Opened {
+    file: File,
+    open: watch::Sender<()>,
+}
+
 /// The gaps of one restore, from the volume's beginning to its end.
 pub(super) struct Gaps {
     ground: Ground,
-    file: Arc<File>,
+    volume: Arc<Opened>,
     device_bytes: u64,
     backup_bytes: u64,
     chunk_bytes: u64,
@@ -56,12 +64,22 @@ impl Gaps {
         })?;
         Ok(Some(Self {
             ground,
-            file: Arc::new(file),
+            volume: Arc::new(Opened {
+                file,
+                open: watch::Sender::default(),
+            }),
             device_bytes: device.size_bytes,
             backup_bytes: backup.volume_bytes(),
             chunk_bytes: backup.chunk_size().bytes().into(),
             done: 0,
         }))
+    }
+
+    /// Ends when these gaps have been dropped, nothing is being zeroed any more and the volume is
+    /// closed.
+    pub(super) fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut open = self.volume.open.subscribe();
+        async move { while open.changed().await.is_ok() {} }
     }
 
     /// Zeroes what lies before and between the chunks of these leaves.
@@ -89,8 +107,8 @@ impl Gaps {
             let mut start = stale.start;
             while start < stale.end {
                 let step = STEP_BYTES.min(stale.end - start);
-                let file = Arc::clone(&self.file);
-                blocking(move || device::zero_range(&file, start, step))
+                let volume = Arc::clone(&self.volume);
+                blocking(move || device::zero_range(&volume.file, start, step))
                     .await?
                     .map_err(|source| Error::Io {
                         what: "fill with zeros from",
@@ -122,9 +140,32 @@ fn stale_parts(ground: Ground, gap: Range<u64>, next: u64) -> Vec<Range<u64>> {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     const KIB: u64 = 1 << 10;
+
+    #[tokio::test]
+    async fn gaps_are_closed_when_nothing_is_being_zeroed_any_more() {
+        let gaps = Gaps {
+            ground: Ground::Stale,
+            volume: Arc::new(Opened {
+                file: tempfile::tempfile().expect("a file"),
+                open: watch::Sender::default(),
+            }),
+            device_bytes: 0,
+            backup_bytes: 0,
+            chunk_bytes: 0,
+            done: 0,
+        };
+        let mut closed = Box::pin(gaps.closed());
+        let being_zeroed = Arc::clone(&gaps.volume);
+        drop(gaps);
+        assert_eq!(closed.as_mut().now_or_never(), None);
+        drop(being_zeroed);
+        closed.await;
+    }
 
     /// Beginnings and ends in KiB.
     fn parts(ground: Ground, gap: Range<u64>, next: u64) -> Vec<(u64, u64)> {

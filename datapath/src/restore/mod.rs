@@ -92,6 +92,7 @@ pub async fn run(
     let (arena, queue) = BlockQueue::prepare(device.file, slot_bytes, settings, what).await?;
     tracing::info!(mode = ?queue.mode(), direct, "writing the volume");
 
+    let gaps_closed = gaps.as_ref().map(Gaps::closed);
     let closed = queue.closed();
     let restore = Arc::new(Restore {
         repository: repository.clone(),
@@ -108,6 +109,9 @@ pub async fn run(
         .await;
     drop(restore);
     closed.await;
+    if let Some(closed) = gaps_closed {
+        closed.await;
+    }
     match short_end {
         Some(end) => restored.and(end.cut().await),
         None => restored,

@@ -13,7 +13,7 @@ use super::{
     complaint,
     group::{Group, Reservation},
     node,
-    ours::Purpose,
+    ours::{KEPT_INACTIVE, Purpose},
     report::Report,
 };
 use crate::{
@@ -37,7 +37,7 @@ pub(super) struct Construction {
 pub(super) async fn create(lvm: &Lvm, new: &NewVolume) -> Result<Volume, Error> {
     let report = lvm.group.report().await?;
     let _reservation = lvm.group.reserve(&report, &new.name)?;
-    let size_bytes = report.whole_extents(new.size_bytes);
+    let size_bytes = granted_bytes(lvm, &report, new.size_bytes, &new.layout);
     lvm.require_free(&report, size_bytes)?;
     // Signatures of what had these extents before are wiped: whoever mounts the volume would take
     // them for its filesystem.
@@ -53,7 +53,7 @@ pub(super) async fn create(lvm: &Lvm, new: &NewVolume) -> Result<Volume, Error> 
 pub(super) async fn begin_restore(lvm: &Lvm, new: &NewVolume) -> Result<Pending, Error> {
     let report = lvm.group.report().await?;
     let construction = Construction::reserve(lvm, &report, &new.name, Purpose::Restore)?;
-    let size_bytes = report.whole_extents(new.size_bytes);
+    let size_bytes = granted_bytes(lvm, &report, new.size_bytes, &new.layout);
     lvm.require_free(&report, size_bytes)?;
     // Nothing is wiped or zeroed here: all of it will be written, or zeroed, by the restore.
     let call = lvcreate(lvm, &construction.temporary, size_bytes, &new.tags).options([
@@ -62,9 +62,12 @@ pub(super) async fn begin_restore(lvm: &Lvm, new: &NewVolume) -> Result<Pending,
         "--addtag",
         Purpose::Restore.tag(),
     ]);
+    let call = call.options(KEPT_INACTIVE);
     let call = match &*lvm.provision {
-        Provision::Thick { .. } => call.options(["--zero", "n"]),
-        Provision::Thin { .. } => call,
+        Provision::Thick { .. } if !new.layout.says("-Z", "--zero") => {
+            call.options(["--zero", "n"])
+        }
+        _ => call,
     };
     let call = laid_out(lvm, call, &new.layout).name(lvm.group.name());
     let construction = construction.make(&call, report.extent_bytes).await?;
@@ -89,8 +92,8 @@ pub(super) async fn snapshot(lvm: &Lvm, new: &NewSnapshot) -> Result<Volume, Err
     lvm.require_free(&report, size_bytes)?;
     let permission = if new.writable { "rw" } else { "r" };
     let call = Call::new("lvcreate")
-        .options(["--yes", "--snapshot", "--setactivationskip", "n"])
-        .options(["--permission", permission])
+        .options(["--yes", "--snapshot", "--permission", permission])
+        .options(KEPT_INACTIVE)
         .options(["--name", &construction.temporary])
         .options(["--addtag", Purpose::Snapshot.tag()])
         .options(tag_options(&new.tags))
@@ -136,6 +139,20 @@ fn laid_out(lvm: &Lvm, call: Call, layout: &LayoutOptions) -> Call {
         Some(size) if layout.stripes.is_some() => call.options(["--stripesize", size]),
         _ => call,
     }
+}
+
+/// What LVM makes of a size: whole extents, on each stripe as many as on the others.
+pub(super) fn granted_bytes(
+    lvm: &Lvm,
+    report: &Report,
+    size_bytes: u64,
+    layout: &LayoutOptions,
+) -> u64 {
+    let stripes = match &*lvm.provision {
+        Provision::Thick { .. } => layout.stripes().unwrap_or(1).max(1),
+        Provision::Thin { .. } => 1,
+    };
+    report.whole_stripes(size_bytes, stripes)
 }
 
 /// What a volume that was just made holds.
@@ -235,7 +252,7 @@ impl Construction {
         self.reservation = None;
         if let Err(trouble) = group.unmark(name.as_str(), self.purpose).await {
             let error = Error::from(trouble);
-            tracing::warn!(volume = %name, "a tag is left for the next start to take off: {error}");
+            tracing::warn!(volume = %name, "its tag is left for the next start: {error}");
         }
         group.published(&name).await
     }

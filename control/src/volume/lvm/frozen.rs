@@ -11,7 +11,7 @@ use super::{
     complaint,
     group::Group,
     node,
-    ours::Purpose,
+    ours::{KEPT_INACTIVE, Purpose},
     report::{Report, Row},
     space,
 };
@@ -43,8 +43,8 @@ pub(super) async fn freeze(lvm: &Lvm, volume: &Volume) -> Result<(BackupSnapshot
         .options(["--name", &temporary])
         .options(["--addtag", Purpose::Backup.tag()]);
     let call = match &*lvm.provision {
-        // Without it thin snapshots are made inactive, and stay so unless activated with -K.
-        Provision::Thin { .. } => call.options(["--setactivationskip", "n"]),
+        Provision::Thin { .. } => call.options(KEPT_INACTIVE),
+        // It is active when its volume is; udev knows it, and prefers the volume.
         Provision::Thick { snapshot_percent } => {
             let bytes = room(&report, origin, *snapshot_percent)?;
             call.options(["--size", &format!("{bytes}b")])

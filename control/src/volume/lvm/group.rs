@@ -46,8 +46,9 @@ pub struct Group {
     work: TaskTracker,
     /// Volumes that are being flushed, until when.
     flushes: StdMutex<Vec<(VolumeName, CancellationToken)>>,
-    /// Whose turn it is to hold metadata of a pool.
-    metadata_turn: Mutex<()>,
+    /// Whose turn it is to hold metadata of a pool; the pools that were found free of what a killed
+    /// daemon held.
+    metadata_turn: Mutex<HashSet<String>>,
     /// Names of ours that could not be removed yet.
     pub(super) left: StdMutex<VecDeque<String>>,
     /// Told of what goes when nobody waits for it.
@@ -200,7 +201,7 @@ impl Group {
         &self.command
     }
 
-    pub(super) async fn metadata_turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+    pub(super) async fn metadata_turn(&self) -> tokio::sync::MutexGuard<'_, HashSet<String>> {
         self.metadata_turn.lock().await
     }
 
@@ -257,10 +258,21 @@ impl Group {
         self.change(&remove.name(self.full_name(volume))).await
     }
 
-    /// Takes the mark of what is unfinished off a volume.
+    /// Takes the marks of what is unfinished off a volume.
     pub(super) async fn unmark(&self, volume: &str, purpose: Purpose) -> Result<(), Trouble> {
-        let unmark = Call::new("lvchange").options(["--deltag", purpose.tag()]);
+        let unmark = Call::new("lvchange")
+            .options(["--deltag", purpose.tag()])
+            .options(["--setactivationskip", "n"]);
         self.change(&unmark.name(self.full_name(volume))).await
+    }
+
+    /// Makes a published volume active that the host's boot has left alone, and takes its marks off.
+    pub(super) async fn finish(&self, volume: &str, purpose: Purpose) -> Result<(), Trouble> {
+        let activate = Call::new("lvchange")
+            .options(["--activate", "y", "--ignoreactivationskip"])
+            .name(self.full_name(volume));
+        self.change(&activate).await?;
+        self.unmark(volume, purpose).await
     }
 
     /// Takes a name for a volume under construction. To be called in turn, with a report of that

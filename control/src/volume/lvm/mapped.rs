@@ -4,7 +4,7 @@
 //! at a time per pool; what it says of a read-only volume stays true. Where that is not to be had,
 //! a backup reads all of its volume.
 
-use std::{path::Path, process::Stdio, sync::Arc};
+use std::{collections::HashSet, path::Path, process::Stdio, sync::Arc};
 
 use ringback_datapath::device::Extent;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
@@ -41,9 +41,18 @@ pub(super) async fn extents(group: &Arc<Group>, pool: &str, mapper: &Path) -> Op
 
 /// Lets go of the metadata of a pool that a killed daemon held.
 pub(super) async fn let_go_of_left(group: &Group, pool: &str) {
+    let mut free_pools = group.metadata_turn().await;
+    let_go_of_left_once(group, pool, &mut free_pools).await;
+}
+
+/// The same in turn, unless that was done before.
+async fn let_go_of_left_once(group: &Group, pool: &str, free_pools: &mut HashSet<String>) {
+    if free_pools.contains(pool) {
+        return;
+    }
     let device = pool_device(group, pool, "-tpool");
     let status = group.command().tool("dmsetup", &["status", &device]).await;
-    // A pool without active volumes has no such device, and nobody holds anything of it.
+    // A pool without active volumes has no such device. What was held of it is in its metadata.
     let Ok(status) = status else { return };
     if is_held(&status) {
         tracing::info!(
@@ -53,8 +62,10 @@ pub(super) async fn let_go_of_left(group: &Group, pool: &str) {
         );
         if let Err(trouble) = message(group, &device, "release_metadata_snap").await {
             tracing::warn!(group = group.name(), pool, "{}", Error::from(trouble));
+            return;
         }
     }
+    free_pools.insert(pool.to_owned());
 }
 
 async fn ask(group: &Group, pool: &str, volume: &str) -> Result<Option<Vec<Extent>>, Error> {
@@ -63,10 +74,15 @@ async fn ask(group: &Group, pool: &str, volume: &str) -> Result<Option<Vec<Exten
         return Ok(None);
     };
     let device = pool_device(group, pool, "-tpool");
-    let _turn = group.metadata_turn().await;
+    let mut turn = group.metadata_turn().await;
+    let_go_of_left_once(group, pool, &mut turn).await;
     message(group, &device, "reserve_metadata_snap").await?;
     let dumped = dump(group, &pool_device(group, pool, "_tmeta"), id).await;
-    message(group, &device, "release_metadata_snap").await?;
+    let released = message(group, &device, "release_metadata_snap").await;
+    if released.is_err() {
+        turn.remove(pool);
+    }
+    released?;
     dumped.map(Some)
 }
 

@@ -10,6 +10,10 @@ use crate::{
     volume::Error,
 };
 
+/// How a temporary volume is made active, and never again unless by us: a host that boots would find
+/// the filesystem of another volume on it, under the same UUID.
+pub(super) const KEPT_INACTIVE: [&str; 3] = ["--setactivationskip", "y", "--ignoreactivationskip"];
+
 /// What a temporary volume is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {

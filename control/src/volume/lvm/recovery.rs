@@ -34,7 +34,7 @@ impl Group {
                 }
             } else if let Some(purpose) = Purpose::left_on(row) {
                 tracing::info!(group, volume, "finishing what was published");
-                if let Err(trouble) = self.unmark(volume, purpose).await {
+                if let Err(trouble) = self.finish(volume, purpose).await {
                     let error = Error::from(trouble);
                     tracing::warn!(group, volume, "its tag is left for the next start: {error}");
                 }

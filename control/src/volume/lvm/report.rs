@@ -14,8 +14,8 @@ use crate::{
 const GROUP_COLUMNS: &str = "vg_extent_size,vg_free,vg_size";
 /// Columns of a volume. Those of segments are left out: they make a row of each segment.
 const VOLUME_COLUMNS: &str = "lv_name,lv_uuid,lv_size,lv_attr,lv_kernel_major,lv_kernel_minor,\
-                              lv_tags,lv_role,lv_path,lv_dm_path,pool_lv,origin,data_percent,\
-                              metadata_percent";
+                              lv_tags,lv_role,lv_path,lv_dm_path,pool_lv,origin,origin_size,\
+                              data_percent,metadata_percent";
 
 /// A volume group and the volumes in it that are not parts of others.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,6 +46,8 @@ pub(super) struct Row {
     pub(super) pool: String,
     /// The volume that it is a snapshot of, or empty.
     pub(super) origin: String,
+    /// Of a snapshot: how large that volume is.
+    pub(super) origin_bytes: u64,
     /// Of a pool or an old-style snapshot: how full it is.
     pub(super) data_percent: f64,
     pub(super) metadata_percent: f64,
@@ -92,10 +94,14 @@ impl Report {
 
     /// The size of a volume that has at least so many bytes.
     pub(super) fn whole_extents(&self, bytes: u64) -> u64 {
+        self.whole_stripes(bytes, 1)
+    }
+
+    /// The same for one that has as many extents on each of its stripes.
+    pub(super) fn whole_stripes(&self, bytes: u64, stripes: u32) -> u64 {
         // A size that cannot be rounded up cannot be made either; the check for room refuses it.
-        bytes
-            .checked_next_multiple_of(self.extent_bytes)
-            .unwrap_or(u64::MAX)
+        let step = self.extent_bytes.saturating_mul(stripes.into());
+        bytes.checked_next_multiple_of(step).unwrap_or(u64::MAX)
     }
 }
 
@@ -105,7 +111,7 @@ impl Row {
         Some(Volume {
             name: VolumeName::parse(&self.name).ok()?,
             identity: self.uuid.clone(),
-            size_bytes: self.size_bytes,
+            size_bytes: self.device_bytes(),
             device: self.device,
             tags: self
                 .tags
@@ -116,6 +122,15 @@ impl Row {
             path: self.path.clone().into(),
             attr: self.attr.clone(),
         })
+    }
+
+    /// An old-style snapshot shows all of its origin, whatever room it has for what is overwritten.
+    fn device_bytes(&self) -> u64 {
+        if self.attr.starts_with(['s', 'S']) {
+            self.origin_bytes
+        } else {
+            self.size_bytes
+        }
     }
 
     /// Whether it is an old-style snapshot that ran full.
@@ -207,6 +222,7 @@ struct RawRow {
     lv_dm_path: String,
     pool_lv: String,
     origin: String,
+    origin_size: String,
     data_percent: String,
     metadata_percent: String,
     chunk_size: String,
@@ -239,6 +255,7 @@ impl From<RawRow> for Row {
             mapper_path: raw.lv_dm_path,
             pool: raw.pool_lv,
             origin: raw.origin,
+            origin_bytes: whole(&raw.origin_size),
         }
     }
 }
@@ -251,7 +268,7 @@ fn whole(text: &str) -> u64 {
 pub(super) mod tests {
     use super::*;
 
-    /// Recorded from LVM 2.03.16; `pools.json` was written by hand.
+    /// Recorded from LVM 2.03.16; `pools.json`, and `origin_size` in all of them, were written by hand.
     pub(in crate::volume::lvm) fn recorded(json: &str) -> Report {
         Report::of(parse(json).expect("LVM's JSON"))
     }
@@ -326,6 +343,11 @@ pub(super) mod tests {
         let snapshot = overflowed.find(".ringback-b00000001").expect("there");
         assert!(snapshot.is_invalid_snapshot() && !snapshot.is_suspended());
         assert_eq!(snapshot.origin, "thick");
+        assert_eq!(
+            (snapshot.size_bytes, snapshot.device_bytes()),
+            (32 << 20, 100 << 20),
+            "its room, and what it shows"
+        );
     }
 
     #[test]
@@ -336,5 +358,6 @@ pub(super) mod tests {
         assert_eq!(report.whole_extents(1), 4 << 20);
         assert_eq!(report.whole_extents(4 << 20), 4 << 20);
         assert_eq!(report.whole_extents(u64::MAX), u64::MAX);
+        assert_eq!(report.whole_stripes(1 << 30, 3), 1032 << 20);
     }
 }

@@ -110,7 +110,8 @@ async fn an_open_sweeps_what_is_ours_finishes_what_was_published_and_leaves_the_
             "lvremove --yes -- vgtest/.ringback-b00000001",
             "lvremove --yes -- vgtest/.ringback-b00000002",
             "lvremove --yes -- vgtest/.ringback-r00000003",
-            "lvchange --deltag ringback-restore -- vgtest/published",
+            "lvchange --activate y --ignoreactivationskip -- vgtest/published",
+            "lvchange --deltag ringback-restore --setactivationskip n -- vgtest/published",
         ]
     );
 }
@@ -327,7 +328,7 @@ async fn what_cannot_be_is_refused_before_any_command() {
     replaced.identity = "of the volume that had this name".to_owned();
     let error = thick.freeze_for_backup(&replaced).await.expect_err("gone");
     assert!(matches!(error, Error::Replaced(_)), "{error}");
-    let error = thick.remove(&name("thin")).await.expect_err("of a pool");
+    let error = thick.remove(&name("pool")).await.expect_err("a pool");
     assert!(matches!(error, Error::NotFound(_)), "{error}");
     assert_eq!(bed.calls(), [""; 0]);
 }
