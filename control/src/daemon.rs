@@ -1,7 +1,7 @@
 //! What the daemon does with a request that has been read and checked. It knows no gRPC but the
 //! codes, and no dialects.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use ringback_datapath::{
     crypt::Passphrase,
@@ -32,14 +32,6 @@ use crate::{
     rooms::Rooms,
     volume::{self, Changes, NewSnapshot, NewVolume, Volume},
 };
-
-/// How long jobs may take to end when the daemon stops: their own patience, and what LVM takes to
-/// remove their volumes.
-const JOBS_PATIENCE: Duration = Duration::from_secs(30);
-
-/// How long the work of calls that nobody waits for may take then. All together stays below the 90 s
-/// that the unit and the pod of docs/operations have.
-const REST_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running daemon, apart from its socket.
 pub struct Daemon {
@@ -250,25 +242,17 @@ impl Daemon {
         self.stopping.clone()
     }
 
-    /// Ends Watch streams and jobs; when it returns, no job moves data. Backups are brought to a point
+    /// Ends Watch streams and jobs; when it returns, no job runs. Backups are brought to a point
     /// that they can be gone on with from; half a restore is of no use to anybody.
     pub async fn stop(&self) {
         self.stopping.cancel();
-        let ended = async { tokio::join!(self.backups.wind_up(), self.restores.cancel_all()) };
-        if tokio::time::timeout(JOBS_PATIENCE, ended).await.is_err() {
-            tracing::warn!("stopping while jobs wait for LVM to remove what they made");
-        }
+        tokio::join!(self.backups.wind_up(), self.restores.cancel_all());
     }
 
     /// Waits for what goes on in the volume groups when all calls and jobs have ended: commands of
-    /// LVM whose callers left, and the removals after them. Those that take too long go on without us;
-    /// what they leave is swept by the next start. Whether none did.
-    pub async fn come_to_rest(&self) -> bool {
-        let rest = tokio::time::timeout(REST_PATIENCE, self.groups.at_rest()).await;
-        if rest.is_err() {
-            tracing::warn!("stopping while commands of LVM are still under way");
-        }
-        rest.is_ok()
+    /// LVM whose callers left, and the removals after them.
+    pub async fn come_to_rest(&self) {
+        self.groups.at_rest().await;
     }
 }
 

@@ -32,6 +32,10 @@ use crate::{
     service::{LvService, OwnService, VgService},
 };
 
+/// How long a stop may take: the patience of jobs, and commands of LVM, some of which never end. Those go on
+/// without us; what they leave is swept by the next start. The unit and the pod of docs/operations leave 90 s.
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
+
 /// How long clients may take for the last answers when all jobs have ended and the volume groups are at rest.
 /// Some never hang up: a stream of `grpc.health.v1` ends with its client alone, and a client may be suspended.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -170,20 +174,27 @@ pub async fn serve(
         });
     let farewell = async {
         jobs_have_ended.cancelled().await;
-        let at_rest = served.come_to_rest().await;
-        tokio::time::sleep(FAREWELL).await;
-        at_rest
-    };
-    let is_worth_waiting = tokio::select! {
-        ended = serving => ended.map(|()| true)?,
-        at_rest = farewell => {
-            tracing::info!("clients have not hung up; going without them");
-            at_rest
-        }
-    };
-    if is_worth_waiting {
-        // Also for what the last calls began.
         served.come_to_rest().await;
+        tokio::time::sleep(FAREWELL).await;
+    };
+    let ended = async {
+        tokio::select! {
+            ended = serving => ended?,
+            () = farewell => tracing::info!("clients have not hung up; going without them"),
+        }
+        // Also with what the last calls began.
+        served.come_to_rest().await;
+        Ok(())
+    };
+    let patience = async {
+        served.stopping().cancelled_owned().await;
+        tokio::time::sleep(STOP_PATIENCE).await;
+    };
+    tokio::select! {
+        ended = ended => ended,
+        () = patience => {
+            tracing::warn!("stopping while jobs or commands of LVM are still under way");
+            Ok(())
+        }
     }
-    Ok(())
 }

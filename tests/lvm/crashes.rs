@@ -337,7 +337,7 @@ async fn a_stop_ends_in_time_though_a_command_does_not() {
     bed.client.poll(&request).await.expect("it starts");
     valve.is_shut().await;
     hold("lvremove");
-    // The unit and the pod of docs/operations give it 90 s, this one 85.
+    // The unit and the pod of docs/operations give it 90 s, this test 85.
     signal(bed.daemon.id(), Signal::SIGTERM);
     tokio::time::sleep(Duration::from_secs(25)).await;
     assert!(ended_well(bed.daemon.end().await));

@@ -404,6 +404,25 @@ async fn of_a_thin_volume_only_what_is_mapped_is_read() {
     assert!(!metadata_is_held());
     assert_eq!(bytes_read(&bed, "two").await, mapped - MIB);
 
+    // The pool is not in use when the daemon starts: it is looked at later.
+    run(&[
+        "dmsetup",
+        "message",
+        "vm-pool-tpool",
+        "0",
+        "reserve_metadata_snap",
+    ]);
+    bed.daemon.kill();
+    run(&["vgchange", "--activate", "n", "vm"]);
+    bed.restart().await;
+    assert_eq!(bed.names("thin").await, ["data"]);
+    run(&["lvchange", "--activate", "y", "vm/data"]);
+    assert!(metadata_is_held());
+    fill("/dev/vm/data", 0, MIB, "changed");
+    original[..1 << 20].copy_from_slice(&content("data")[..1 << 20]);
+    assert_eq!(bytes_read(&bed, "later").await, mapped - MIB);
+    assert!(!metadata_is_held());
+
     // Somebody else holds it: then all is read, and all is right.
     run(&[
         "dmsetup",

@@ -98,6 +98,8 @@ async fn a_snapshot_that_an_operator_took_is_as_large_as_what_it_shows() {
     assert_eq!((&copy.name[..], &data.name[..]), ("copy", "data"));
     assert_eq!(copy.size_bytes, 100 << 20);
     assert_eq!(content("copy").len(), 100 << 20);
+    let grown = bed.resize("thick", "copy", 120 * MIB).await;
+    assert_refused(grown, Code::Unimplemented, "it is as large as that");
     for name in ["copy", "data"] {
         bed.remove("thick", name).await.expect("it is removed");
     }

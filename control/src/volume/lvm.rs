@@ -212,6 +212,12 @@ impl VolumeGroup for Lvm {
 async fn resize(lvm: &Lvm, name: &VolumeName, size_bytes: u64) -> Result<Volume, Error> {
     let report = lvm.group.report().await?;
     let row = lvm.find(&report, name)?;
+    if row.is_old_style_snapshot() {
+        return Err(Error::Unsupported(format!(
+            "volume {name} is a copy-on-write snapshot of {}: it is as large as that",
+            row.origin
+        )));
+    }
     let size_bytes = report.whole_extents(size_bytes);
     let Some(growth_bytes) = size_bytes.checked_sub(row.size_bytes) else {
         return Err(Error::TooSmall {

@@ -135,26 +135,39 @@ pub struct LayoutOptions {
 
 impl LayoutOptions {
     /// Whether the further arguments have this option of `lvcreate`, which takes each once.
-    fn says(&self, short: &str, long: &str) -> bool {
-        self.argument_of(short, long).is_some()
+    fn says(&self, names: [&str; 2]) -> bool {
+        self.argument_of(&names).is_some()
     }
 
-    /// The number of stripes, wherever it is said.
-    fn stripes(&self) -> Option<u32> {
-        let argument = || self.argument_of("-i", "--stripes")?.parse().ok();
-        self.stripes.or_else(argument)
+    /// The number of stripes, wherever it is said. Some kinds of RAID have several by themselves; a host
+    /// whose lvm.conf says how many (`raid_stripe_all_devices`) is not asked.
+    fn stripes(&self) -> u32 {
+        let said = || self.argument_of(&["-i", "--stripes"])?.parse().ok();
+        let own = || match self.argument_of(&["--type"]).unwrap_or_default() {
+            kind if kind.starts_with("raid6") => 3,
+            kind if ["raid0", "raid4", "raid5", "raid10"]
+                .iter()
+                .any(|it| kind.starts_with(it)) =>
+            {
+                2
+            }
+            _ => 1,
+        };
+        self.stripes.or_else(said).unwrap_or_else(own)
     }
 
     /// What follows an option among the further arguments, in the same word or in the next.
-    fn argument_of(&self, short: &str, long: &str) -> Option<&str> {
+    fn argument_of(&self, names: &[&str]) -> Option<&str> {
         let words = &self.lvcreate_options;
         words.iter().enumerate().find_map(|(index, word)| {
             let next = || words.get(index + 1).map_or("", String::as_str);
-            if word == short || word == long {
-                return Some(next());
-            }
-            let of_long = word.strip_prefix(long).and_then(|it| it.strip_prefix('='));
-            of_long.or_else(|| word.strip_prefix(short).filter(|_| !word.starts_with("--")))
+            names
+                .iter()
+                .find_map(|name| match word.strip_prefix(name)? {
+                    "" => Some(next()),
+                    rest if name.starts_with("--") => rest.strip_prefix('='),
+                    rest => Some(rest),
+                })
         })
     }
 }
@@ -408,32 +421,29 @@ mod tests {
             lvcreate_options: words.iter().map(|&word| word.to_owned()).collect(),
             ..LayoutOptions::default()
         };
-        let raid = ["--type", "raid5"];
         for said in [
             &["-i", "3"][..],
             &["-i3"],
             &["--stripes", "3"],
             &["--stripes=3"],
         ] {
-            let words = [&raid[..], said].concat();
-            assert_eq!(layout(&words).stripes(), Some(3), "{words:?}");
+            let words = [&["--type", "raid5"], said].concat();
+            assert_eq!(layout(&words).stripes(), 3, "{words:?}");
         }
-        for odd in [
-            &raid[..],
-            &["-i"],
-            &["--stripesize", "3"],
-            &["--ignoremonitoring"],
-        ] {
-            assert_eq!(layout(odd).stripes(), None, "{odd:?}");
+        for odd in [&["-i"][..], &["--stripesize", "3"], &["--ignoremonitoring"]] {
+            assert_eq!(layout(odd).stripes(), 1, "{odd:?}");
+        }
+        for (kind, stripes) in [("raid1", 1), ("raid5_ls", 2), ("raid10", 2), ("raid6", 3)] {
+            assert_eq!(layout(&["--type", kind]).stripes(), stripes, "{kind}");
         }
         let of_class = LayoutOptions {
             stripes: Some(2),
             ..layout(&["-i3"])
         };
-        assert_eq!(of_class.stripes(), Some(2));
+        assert_eq!(of_class.stripes(), 2);
         for said in [&["-Zn"][..], &["-Z", "n"], &["--zero", "n"], &["--zero=n"]] {
-            assert!(layout(said).says("-Z", "--zero"), "{said:?}");
+            assert!(layout(said).says(["-Z", "--zero"]), "{said:?}");
         }
-        assert!(!layout(&["--zeroes", "n"]).says("-Z", "--zero"));
+        assert!(!layout(&["--zeroes", "n"]).says(["-Z", "--zero"]));
     }
 }

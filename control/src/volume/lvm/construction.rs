@@ -64,7 +64,7 @@ pub(super) async fn begin_restore(lvm: &Lvm, new: &NewVolume) -> Result<Pending,
     ]);
     let call = call.options(KEPT_INACTIVE);
     let call = match &*lvm.provision {
-        Provision::Thick { .. } if !new.layout.says("-Z", "--zero") => {
+        Provision::Thick { .. } if !new.layout.says(["-Z", "--zero"]) => {
             call.options(["--zero", "n"])
         }
         _ => call,
@@ -149,7 +149,7 @@ pub(super) fn granted_bytes(
     layout: &LayoutOptions,
 ) -> u64 {
     let stripes = match &*lvm.provision {
-        Provision::Thick { .. } => layout.stripes().unwrap_or(1).max(1),
+        Provision::Thick { .. } => layout.stripes().max(1),
         Provision::Thin { .. } => 1,
     };
     report.whole_stripes(size_bytes, stripes)

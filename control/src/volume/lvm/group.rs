@@ -118,6 +118,8 @@ impl Group {
         T: Send + 'static,
         W: Future<Output = Result<T, Error>> + Send + 'static,
     {
+        // Whoever waits for its turn is at work, too.
+        let _queued = self.work.token();
         let turn = Arc::clone(&self.turn).lock_owned().await;
         let (result, told) = oneshot::channel();
         let group = Arc::clone(self);

@@ -54,7 +54,10 @@ async fn let_go_of_left_once(group: &Group, pool: &str, free_pools: &mut HashSet
     let status = group.command().tool("dmsetup", &["status", &device]).await;
     // A pool without active volumes has no such device. What was held of it is in its metadata.
     let Ok(status) = status else { return };
-    if is_held(&status) {
+    let Some(is_held) = is_held(&status) else {
+        return;
+    };
+    if is_held {
         tracing::info!(
             group = group.name(),
             pool,
@@ -142,10 +145,13 @@ fn thin_id(table: &str) -> Option<u32> {
     }
 }
 
-/// `0 409600 thin-pool 2 113/1024 4/3200 26 rw ...`: the seventh word is where metadata is held.
-fn is_held(status: &str) -> bool {
-    let root = status.split_whitespace().nth(6);
-    root.is_some_and(|root| root.bytes().all(|byte| byte.is_ascii_digit()))
+/// `0 409600 thin-pool 2 113/1024 4/3200 26 rw ...`: the seventh word is where metadata is held, or `-`.
+/// A pool that has failed says neither.
+fn is_held(status: &str) -> Option<bool> {
+    match status.split_whitespace().nth(6)? {
+        "-" => Some(false),
+        root => root.parse::<u64>().ok().map(|_| true),
+    }
 }
 
 /// What `thin_dump` writes, line by line. A volume that it does not mention has no blocks in its
@@ -322,8 +328,8 @@ mod tests {
                  queue_if_no_space - 256\n"
             )
         };
-        assert!(is_held(&status("26")));
-        assert!(!is_held(&status("-")));
-        assert!(!is_held("0 409600 thin-pool Fail\n"));
+        assert_eq!(is_held(&status("26")), Some(true));
+        assert_eq!(is_held(&status("-")), Some(false));
+        assert_eq!(is_held("0 409600 thin-pool Fail\n"), None);
     }
 }

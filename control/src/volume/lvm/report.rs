@@ -126,11 +126,15 @@ impl Row {
 
     /// An old-style snapshot shows all of its origin, whatever room it has for what is overwritten.
     fn device_bytes(&self) -> u64 {
-        if self.attr.starts_with(['s', 'S']) {
+        if self.is_old_style_snapshot() {
             self.origin_bytes
         } else {
             self.size_bytes
         }
+    }
+
+    pub(super) fn is_old_style_snapshot(&self) -> bool {
+        self.attr.starts_with(['s', 'S'])
     }
 
     /// Whether it is an old-style snapshot that ran full.

@@ -196,6 +196,29 @@ async fn a_group_is_at_rest_when_what_nobody_waits_for_has_ended_and_what_it_mad
     assert_eq!(calls[4], "begun lvremove --yes -- vgtest/again");
 }
 
+#[tokio::test]
+async fn a_group_is_not_at_rest_while_a_job_waits_for_its_turn() {
+    let bed = Bed::new();
+    let group = bed.open().await.expect("opens");
+    bed.forget_calls();
+    let removal = |volume: &'static str| {
+        let (group, owner) = (Arc::clone(&group), Arc::clone(&group));
+        tokio::spawn(async move {
+            let removed = group.in_turn(async move || Ok(owner.remove_any(volume).await?));
+            removed.await.expect("it is removed");
+        })
+    };
+    let first = removal("first");
+    bed.wait_for_call("begun lvremove --yes -- vgtest/first")
+        .await;
+    let second = removal("second");
+    tokio::task::yield_now().await;
+    group.at_rest().await;
+    assert_eq!(bed.calls().len(), 4, "{:?}", bed.calls());
+    first.await.expect("no panic");
+    second.await.expect("no panic");
+}
+
 /// Is removed when nobody has it any more.
 struct Made(Arc<Group>);
 
