@@ -1,6 +1,6 @@
 //! What is odd: names and tags at their limits, calls all at once, a disk or a pool that fails.
 
-use std::{fs, process::Command};
+use std::{env, fs, process::Command};
 
 use ringback_proto::lvmd::{CreateLvRequest, StateType};
 use tonic::Code;
@@ -139,10 +139,12 @@ async fn a_pool_full_of_metadata_takes_no_volume_and_no_snapshot_and_nothing_is_
 async fn with_a_disk_missing_volumes_are_listed_and_none_are_made_in_lvms_words() {
     let (wrapper, missing) = ("/tmp/one-disk-less", "/tmp/missing");
     let _ = fs::remove_file(missing);
+    let disks = env::var("RINGBACK_GUEST_DISKS").expect("the guest's");
+    let disk = disks.split_whitespace().nth(2).expect("one of three");
     let script = format!(
         "[ -e {missing} ] || exec lvm \"$@\"\n\
          command=$1; shift\n\
-         exec lvm $command --config 'devices {{ filter=[\"r|/dev/ubdc|\"] }}' \"$@\"\n"
+         exec lvm $command --config 'devices {{ filter=[\"r|{disk}|\"] }}' \"$@\"\n"
     );
     fs::write(wrapper, script).expect("writes the script");
     let prefix = format!("lvm-command-prefix: [/bin/bash, {wrapper}]\n");
