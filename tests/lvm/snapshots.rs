@@ -352,6 +352,11 @@ async fn bytes_read(bed: &Bed, name: &str) -> u64 {
     }
 }
 
+/// What another program may tell the pool.
+fn tell_pool(message: &str) {
+    run(&["dmsetup", "message", "vm-pool-tpool", "0", message]);
+}
+
 /// Whether the pool's metadata is held for somebody.
 fn metadata_is_held() -> bool {
     let status = run(&["dmsetup", "status", "vm-pool-tpool"]);
@@ -391,13 +396,7 @@ async fn of_a_thin_volume_only_what_is_mapped_is_read() {
         "/dev/vm/data",
     ]);
     original[100 << 20..101 << 20].fill(0);
-    run(&[
-        "dmsetup",
-        "message",
-        "vm-pool-tpool",
-        "0",
-        "reserve_metadata_snap",
-    ]);
+    tell_pool("reserve_metadata_snap");
     assert!(metadata_is_held());
     bed.restart().await;
     assert_eq!(bed.names("thin").await, ["data"]);
@@ -405,13 +404,7 @@ async fn of_a_thin_volume_only_what_is_mapped_is_read() {
     assert_eq!(bytes_read(&bed, "two").await, mapped - MIB);
 
     // The pool is not in use when the daemon starts: it is looked at later.
-    run(&[
-        "dmsetup",
-        "message",
-        "vm-pool-tpool",
-        "0",
-        "reserve_metadata_snap",
-    ]);
+    tell_pool("reserve_metadata_snap");
     bed.daemon.kill();
     run(&["vgchange", "--activate", "n", "vm"]);
     bed.restart().await;
@@ -422,13 +415,7 @@ async fn of_a_thin_volume_only_what_is_mapped_is_read() {
     assert!(!metadata_is_held());
 
     // Somebody else holds it: then all is read, and all is right.
-    run(&[
-        "dmsetup",
-        "message",
-        "vm-pool-tpool",
-        "0",
-        "reserve_metadata_snap",
-    ]);
+    tell_pool("reserve_metadata_snap");
     assert_eq!(bytes_read(&bed, "three").await, BYTES);
     assert!(metadata_is_held(), "it is theirs");
     assert!(
@@ -436,13 +423,7 @@ async fn of_a_thin_volume_only_what_is_mapped_is_read() {
             .log()
             .contains("a backup reads unmapped blocks, too")
     );
-    run(&[
-        "dmsetup",
-        "message",
-        "vm-pool-tpool",
-        "0",
-        "release_metadata_snap",
-    ]);
+    tell_pool("release_metadata_snap");
 
     bed.remove("thin", "data").await.expect("it is removed");
     for name in ["two", "later", "three"] {
