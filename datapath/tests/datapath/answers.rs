@@ -216,6 +216,7 @@ async fn a_completion_whose_answer_was_lost_is_found_by_the_object_unless_nobody
         let (outcome, _) = completed(vec![lost(), other]).await;
         let error = outcome.expect_err("it is not there").to_string();
         assert!(error.contains("NoSuchUpload"), "{error}");
+        assert!(error.contains("another backup of this volume"), "{error}");
     }
     let (outcome, _) = completed(vec![lost(), status(503)]).await;
     let error = outcome.expect_err("nobody can look");

@@ -25,6 +25,10 @@ const EMPTY_TEXTS: [&str; 9] = [
 const CHAIN: &str = "none were given, and there are none in the environment (AWS_ACCESS_KEY_ID), the \
                      profile (~/.aws), the container's or the instance's role";
 
+/// Who may have aborted an upload of ours.
+const ABORTED: &str = "(another backup of this volume to this repository aborted the upload, or a rule \
+                       of the bucket did)";
+
 impl S3Store {
     /// What a request for `object` came to.
     pub(super) fn error<E>(&self, object: &str, error: &SdkError<E, HttpResponse>) -> StoreError
@@ -71,8 +75,13 @@ impl S3Store {
                 bucket: self.bucket().to_owned(),
                 endpoint,
             },
-            // An upload that somebody else has aborted, a lifecycle rule perhaps, is no lost object.
-            (404, code) if code != "NoSuchUpload" => StoreError::NotFound { object },
+            // That is no lost object.
+            (404, "NoSuchUpload") => StoreError::Refused {
+                object,
+                endpoint,
+                reason: format!("{reason} {ABORTED}"),
+            },
+            (404, _) => StoreError::NotFound { object },
             (401 | 403, _) | (_, "ExpiredToken" | "InvalidToken" | "InvalidAccessKeyId") => {
                 StoreError::Denied {
                     object,
