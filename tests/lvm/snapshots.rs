@@ -179,6 +179,31 @@ async fn a_snapshot_that_runs_full_fails_its_backup_and_says_what_to_set() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_given_up_before_its_snapshot_fills_the_pool() {
+    let bed = Bed::new().await;
+    bed.create("thin", "data", 300 * MIB).await;
+    fill("/dev/vm/data", 0, 300 * MIB, "data");
+    run(&["sync"]);
+    let (valve, request) = shut_in_the_midst(&bed).await;
+    // Of the pool's 512 MiB 8 are left, less than a fiftieth.
+    write("data", 0, 204 * MIB, 1);
+    let state = bed.client.end_of(&request).await;
+    assert_eq!(state.state(), StateType::Error, "{}", state.msg);
+    let says = "of thin pool pool are left: the backup of volume data was given up, since its \
+                snapshot holds what is overwritten, and a pool that runs full stops all its volumes; \
+                make room in the pool, or back up when less is written";
+    assert!(state.msg.ends_with(says), "{}", state.msg);
+    bed.assert_left(&["data"]);
+    // The pool fails writes that find no room.
+    write("data", 0, 300 * MIB, 2);
+    assert!(content("data").iter().all(|byte| *byte == 2));
+    valve.open();
+    let state = bed.client.end_of(&request).await;
+    assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
+    bed.remove("thin", "data").await.expect("it is removed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_that_runs_full_when_all_was_read_is_not_committed_either() {
     let bed = Bed::with("snapshot-percent: 5", "").await;
     bed.create("thick", "data", 64 * MIB).await;

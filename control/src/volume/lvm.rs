@@ -40,6 +40,7 @@ mod leftovers;
 mod mapped;
 mod node;
 mod ours;
+mod pressure;
 mod recovery;
 mod report;
 mod space;

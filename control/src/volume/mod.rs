@@ -6,7 +6,9 @@
 //! listed under its name only once its content can be read correctly, also after `kill -9`.
 
 use std::{
-    fmt, io,
+    fmt,
+    future::pending,
+    io,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -257,6 +259,11 @@ pub trait Hold: fmt::Debug + Send + Sync {
     async fn check(&self) -> Result<(), String> {
         Ok(())
     }
+
+    /// Ends, with why, when what was kept has to be released before the backup is done.
+    async fn must_go(&self) -> String {
+        pending().await
+    }
 }
 
 #[async_trait]
@@ -282,6 +289,12 @@ impl BackupSnapshot {
             extents: None,
             hold,
         }
+    }
+
+    /// Ends, with why, when the snapshot has to be removed though the backup is not done. Where
+    /// nothing speaks against it, it does not end.
+    pub async fn must_go(&self) -> String {
+        self.hold.must_go().await
     }
 
     /// Removes the snapshot and waits until its room is free again.

@@ -1,6 +1,7 @@
 //! One backup, from the question whether there is anything to do to the snapshot's removal.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -220,16 +221,19 @@ impl BackupJob {
             extents: work.snapshot.extents.as_deref(),
             still: &work.snapshot,
         };
-        let done = backup::run(
-            &work.repository,
-            &mut work.log,
-            volume,
-            &subject,
-            &settings,
-            progress,
-            &self.watched.stop,
-        )
-        .await;
+        let stop = &self.watched.stop;
+        let (repository, log) = (&work.repository, &mut work.log);
+        let done = {
+            let backup = backup::run(repository, log, volume, &subject, &settings, progress, stop);
+            let mut backup = pin!(backup);
+            tokio::select! {
+                done = &mut backup => done,
+                why = work.snapshot.must_go() => {
+                    stop.halt();
+                    backup.await.map_err(|_| DatapathError::Moved(why))
+                }
+            }
+        };
         match done {
             Ok(committed) => Ok(describe_commit(&committed.commit)),
             // Somebody else took the name while we worked, or an answer came in late.

@@ -1,7 +1,7 @@
 //! A volume's content held still for a backup: a thin snapshot, or a copy-on-write snapshot with
 //! room for what is overwritten meanwhile.
 
-use std::{path::PathBuf, sync::Arc, time::SystemTime};
+use std::{future::pending, path::PathBuf, sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
 
@@ -12,6 +12,7 @@ use super::{
     group::Group,
     node,
     ours::{KEPT_INACTIVE, Purpose},
+    pressure::Pressure,
     report::{Report, Row},
     space,
 };
@@ -26,6 +27,8 @@ struct Snapshot {
     group: Arc<Group>,
     temporary: String,
     origin: VolumeName,
+    /// Of a thin one, where that can be told.
+    pressure: Option<Pressure>,
     removed: bool,
 }
 
@@ -50,10 +53,15 @@ pub(super) async fn freeze(lvm: &Lvm, volume: &Volume) -> Result<(BackupSnapshot
             call.options(["--size", &format!("{bytes}b")])
         }
     };
+    let pressure = match &*lvm.provision {
+        Provision::Thin { pool, .. } => Pressure::of(&lvm.group, pool).await,
+        Provision::Thick { .. } => None,
+    };
     let snapshot = Snapshot {
         group: Arc::clone(&lvm.group),
         temporary,
         origin: name.clone(),
+        pressure,
         removed: false,
     };
     let created_at = SystemTime::now();
@@ -168,6 +176,19 @@ impl Hold for Snapshot {
             )
         })?;
         objection(&report, &self.temporary, &self.origin).map_or(Ok(()), Err)
+    }
+
+    async fn must_go(&self) -> String {
+        let Some(pressure) = &self.pressure else {
+            return pending().await;
+        };
+        let left = pressure.is_too_high().await;
+        format!(
+            "{left}: the backup of volume {} was given up, since its snapshot holds what is \
+             overwritten, and a pool that runs full stops all its volumes; make room in the pool, or \
+             back up when less is written",
+            self.origin
+        )
     }
 }
 

@@ -130,7 +130,7 @@ async fn dump(group: &Group, metadata: &str, id: u32) -> Result<Vec<Extent>, Err
 }
 
 /// `VG-POOL-tpool`, hyphens of the names doubled.
-fn pool_device(group: &Group, pool: &str, suffix: &str) -> String {
+pub(super) fn pool_device(group: &Group, pool: &str, suffix: &str) -> String {
     let mapped = |name: &str| name.replace('-', "--");
     format!("{}-{}{suffix}", mapped(group.name()), mapped(pool))
 }
