@@ -1,6 +1,6 @@
 //! A backup, from a frozen volume to a commit.
 
-use std::{path::Path, sync::Arc};
+use std::{future::pending, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 
@@ -43,15 +43,32 @@ pub struct Volume<'a> {
     /// The ranges of it that may hold data, ascending, where somebody knows better than the file
     /// system of an image: block devices cannot be asked.
     pub extents: Option<&'a [Extent]>,
-    /// Whether it has held still, asked when all has been read.
+    /// Whether it holds still while it is read.
     pub still: &'a dyn Still,
 }
 
 /// Who knows whether a volume is still what it was when it was frozen.
 #[async_trait]
 pub trait Still: Send + Sync {
-    /// An error is a sentence that says why what was read may be wrong.
+    /// Asked when all has been read. An error is a sentence that says why what was read may be wrong.
     async fn check(&self) -> Result<(), String>;
+
+    /// Ends, with a sentence that says why, when it cannot be held still until all has been read.
+    async fn must_go(&self) -> String {
+        pending().await
+    }
+}
+
+/// Does `work`, which reads the volume, unless that must go.
+async fn while_still<T>(
+    still: &dyn Still,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    tokio::select! {
+        biased;
+        done = work => done,
+        why = still.must_go() => Err(Error::Moved(why)),
+    }
 }
 
 /// What nobody can change.
@@ -112,27 +129,31 @@ pub async fn run(
         let session = Session::begin(repository, identity, &parent.commit_id).await?;
         Ok::<_, Error>((parent, session))
     };
-    let (parent, session) = stop.unless_asked(begin).await?;
+    let begun = while_still(volume.still, stop.unless_asked(begin));
+    let (parent, session) = begun.await?;
     let session_id = session.id;
 
     let reader = VolumeReader::open(device, size, settings).await?;
     let (closed, arena) = (reader.closed(), reader.arena());
     let chunks = reader.read_and_hash(plan, repository.hashing(), progress);
     let work = async {
-        let part_bytes = settings.data_packs.part_bytes;
-        let signs = Signs::new(arena, repository.store(), part_bytes);
-        let window = Window::new(compressors, settings.compression, signs, progress);
-        let writer = Writer::begin(repository, log, session, volume_bytes, settings, window);
-        let written = stop
-            .unless_asked(writer)
-            .await?
-            .write_all(chunks, &parent, hole_bytes, progress, stop)
-            .await?;
-        let (commit, later) = written
-            .into_commit(repository, &parent, volume_bytes, size, subject)
-            .await?;
-        // All has been read, and nothing counts yet.
-        volume.still.check().await.map_err(Error::Moved)?;
+        let read = async {
+            let part_bytes = settings.data_packs.part_bytes;
+            let signs = Signs::new(arena, repository.store(), part_bytes);
+            let window = Window::new(compressors, settings.compression, signs, progress);
+            let writer = Writer::begin(repository, log, session, volume_bytes, settings, window);
+            let written = stop
+                .unless_asked(writer)
+                .await?
+                .write_all(chunks, &parent, hole_bytes, progress, stop)
+                .await?;
+            let written = written.into_commit(repository, &parent, volume_bytes, size, subject);
+            let written = written.await?;
+            // All has been read, and nothing counts yet.
+            volume.still.check().await.map_err(Error::Moved)?;
+            Ok(written)
+        };
+        let (commit, later) = while_still(volume.still, read).await?;
         Ok::<_, Error>((log.append(commit).await?, later))
     };
     let ended = stop.unless_halted(work).await;
@@ -271,32 +292,48 @@ mod tests {
         }
     }
 
+    /// One that has to be given up at once.
+    struct Leaving;
+
+    #[async_trait]
+    impl Still for Leaving {
+        async fn check(&self) -> Result<(), String> {
+            Ok(())
+        }
+
+        async fn must_go(&self) -> String {
+            "the pool runs full".to_owned()
+        }
+    }
+
     #[tokio::test]
-    async fn a_volume_that_did_not_hold_still_is_not_committed() {
+    async fn a_volume_that_did_not_hold_still_or_must_go_is_not_committed() {
         let bed = Bed::new().await;
         let mut log = Log::replay(&bed.repository).await.expect("replay");
-        let volume = bed.volume();
-        let lost = Volume {
-            still: &Lost,
-            ..Volume::from(&volume)
-        };
-        let subject = Bed::subject("lost");
-        let (progress, stop) = (Arc::default(), Stop::default());
-        let settings = &bed.settings;
-        let done = run(
-            &bed.repository,
-            &mut log,
-            lost,
-            &subject,
-            settings,
-            &progress,
-            &stop,
-        )
-        .await;
-        let error = done.expect_err("it did not hold still");
-        assert_eq!(error.to_string(), "the snapshot ran full");
-        let log = Log::replay(&bed.repository).await.expect("replay");
-        assert!(log.commits().is_empty());
+        let path = bed.volume();
+        for (still, says) in [
+            (&Lost as &dyn Still, "the snapshot ran full"),
+            (&Leaving, "the pool runs full"),
+        ] {
+            let volume = Volume {
+                still,
+                ..Volume::from(&path)
+            };
+            let done = run(
+                &bed.repository,
+                &mut log,
+                volume,
+                &Bed::subject("lost"),
+                &bed.settings,
+                &Arc::default(),
+                &Stop::default(),
+            )
+            .await;
+            let error = done.expect_err("it did not hold still");
+            assert_eq!(error.to_string(), says);
+            let log = Log::replay(&bed.repository).await.expect("replay");
+            assert!(log.commits().is_empty());
+        }
     }
 
     #[tokio::test]

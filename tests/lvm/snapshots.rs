@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt;
 
 use ringback_proto::{
     control::{JobKind, JobPhase, WatchJobRequest},
-    lvmd::{CreateBackupRequest, CreateLvSnapshotRequest, LogicalVolume, StateType},
+    lvmd::{BackupState, CreateBackupRequest, CreateLvSnapshotRequest, LogicalVolume, StateType},
 };
 use tonic::{Code, Status};
 
@@ -185,16 +185,23 @@ async fn a_backup_is_given_up_before_its_snapshot_fills_the_pool() {
     fill("/dev/vm/data", 0, 300 * MIB, "data");
     run(&["sync"]);
     let (valve, request) = shut_in_the_midst(&bed).await;
-    // Of the pool's 512 MiB 8 are left, less than a fiftieth.
-    write("data", 0, 204 * MIB, 1);
-    let state = bed.client.end_of(&request).await;
+    // Of the pool's 512 MiB 32 are left, a little more than a twentieth. A write that finds no room fails.
+    write("data", 0, 180 * MIB, 1);
+    let mut state = BackupState::default();
+    for at in 180..212 {
+        write("data", at * MIB, MIB, 1);
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        state = bed.client.poll(&request).await.expect("it is told");
+        if state.state() != StateType::Inprogress {
+            break;
+        }
+    }
     assert_eq!(state.state(), StateType::Error, "{}", state.msg);
     let says = "of thin pool pool are left: the backup of volume data was given up, since its \
                 snapshot holds what is overwritten, and a pool that runs full stops all its volumes; \
                 make room in the pool, or back up when less is written";
     assert!(state.msg.ends_with(says), "{}", state.msg);
     bed.assert_left(&["data"]);
-    // The pool fails writes that find no room.
     write("data", 0, 300 * MIB, 2);
     assert!(content("data").iter().all(|byte| *byte == 2));
     valve.open();

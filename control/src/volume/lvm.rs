@@ -20,7 +20,7 @@
 use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
-use ringback_datapath::restore::Ground;
+use ringback_datapath::{backup::Still, restore::Ground};
 
 use super::{
     BackupSnapshot, Error, FreeSpace, LayoutOptions, NewSnapshot, NewVolume, PendingVolume, Volume,
@@ -200,7 +200,17 @@ impl VolumeGroup for Lvm {
             .in_turn(async move |lvm| frozen::freeze(&lvm, &volume).await)
             .await?;
         if let Provision::Thin { pool, .. } = &*self.provision {
-            frozen.extents = mapped::extents(&self.group, pool, &mapper).await;
+            let asked = tokio::select! {
+                extents = mapped::extents(&self.group, pool, &mapper) => Ok(extents),
+                why = frozen.must_go() => Err(why),
+            };
+            match asked {
+                Ok(extents) => frozen.extents = extents,
+                Err(why) => {
+                    frozen.release().await?;
+                    return Err(Error::Full(why));
+                }
+            }
         }
         Ok(frozen)
     }

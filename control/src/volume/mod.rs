@@ -260,7 +260,7 @@ pub trait Hold: fmt::Debug + Send + Sync {
         Ok(())
     }
 
-    /// Ends, with why, when what was kept has to be released before the backup is done.
+    /// Ends, with why, when what was kept has to be released before it was read; see [`Still`].
     async fn must_go(&self) -> String {
         pending().await
     }
@@ -270,6 +270,10 @@ pub trait Hold: fmt::Debug + Send + Sync {
 impl Still for BackupSnapshot {
     async fn check(&self) -> Result<(), String> {
         self.hold.check().await
+    }
+
+    async fn must_go(&self) -> String {
+        self.hold.must_go().await
     }
 }
 
@@ -289,12 +293,6 @@ impl BackupSnapshot {
             extents: None,
             hold,
         }
-    }
-
-    /// Ends, with why, when the snapshot has to be removed though the backup is not done. Where
-    /// nothing speaks against it, it does not end.
-    pub async fn must_go(&self) -> String {
-        self.hold.must_go().await
     }
 
     /// Removes the snapshot and waits until its room is free again.

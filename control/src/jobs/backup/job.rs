@@ -1,7 +1,6 @@
 //! One backup, from the question whether there is anything to do to the snapshot's removal.
 
 use std::{
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -221,19 +220,16 @@ impl BackupJob {
             extents: work.snapshot.extents.as_deref(),
             still: &work.snapshot,
         };
-        let stop = &self.watched.stop;
-        let (repository, log) = (&work.repository, &mut work.log);
-        let done = {
-            let backup = backup::run(repository, log, volume, &subject, &settings, progress, stop);
-            let mut backup = pin!(backup);
-            tokio::select! {
-                done = &mut backup => done,
-                why = work.snapshot.must_go() => {
-                    stop.halt();
-                    backup.await.map_err(|_| DatapathError::Moved(why))
-                }
-            }
-        };
+        let done = backup::run(
+            &work.repository,
+            &mut work.log,
+            volume,
+            &subject,
+            &settings,
+            progress,
+            &self.watched.stop,
+        )
+        .await;
         match done {
             Ok(committed) => Ok(describe_commit(&committed.commit)),
             // Somebody else took the name while we worked, or an answer came in late.
@@ -241,6 +237,7 @@ impl BackupJob {
                 let there = work.log.find(&subject.name);
                 self.judge(&there.expect("the log names it").commit)
             }
+            Err(error @ DatapathError::Moved(_)) => Err(error.into()),
             // A snapshot that is lost cannot be read either; then its loss is the reason.
             Err(error) => match work.snapshot.check().await {
                 Err(lost) if error.kind() == ErrorKind::Local => {

@@ -27,7 +27,7 @@ struct Snapshot {
     group: Arc<Group>,
     temporary: String,
     origin: VolumeName,
-    /// Of a thin one, where that can be told.
+    /// Of a thin one.
     pressure: Option<Pressure>,
     removed: bool,
 }
@@ -54,7 +54,7 @@ pub(super) async fn freeze(lvm: &Lvm, volume: &Volume) -> Result<(BackupSnapshot
         }
     };
     let pressure = match &*lvm.provision {
-        Provision::Thin { pool, .. } => Pressure::of(&lvm.group, pool).await,
+        Provision::Thin { pool, .. } => Some(Pressure::of(&lvm.group, pool).await),
         Provision::Thick { .. } => None,
     };
     let snapshot = Snapshot {

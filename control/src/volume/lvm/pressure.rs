@@ -8,18 +8,23 @@ use tokio::time::sleep;
 use super::{group::Group, mapped::pool_device};
 use crate::volume::Error;
 
-/// How often the pool is looked at: one `dmsetup`, without LVM's locks.
-const INTERVAL: Duration = Duration::from_secs(1);
+/// How often the pool is looked at, when it has much and when it has little left.
+const INTERVAL: Duration = Duration::from_secs(10);
+const SHORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A backup leaves to others a fiftieth of a pool, or half of what it found free.
-const LEFT_PART: u64 = 50;
+/// Much is a fifth.
+const MUCH_PART: u64 = 5;
+
+/// A backup leaves to others a twentieth of a pool, or half of what it found free.
+const LEFT_PART: u64 = 20;
 
 /// The room of a pool, watched while a backup has a snapshot in it.
 #[derive(Debug)]
 pub(super) struct Pressure {
     group: Arc<Group>,
     pool: String,
-    at_first: Room,
+    /// Unknown where the pool was not in use.
+    at_first: Option<Room>,
 }
 
 /// A pool's room, in its own blocks.
@@ -38,42 +43,60 @@ struct Part {
 }
 
 impl Pressure {
-    /// That of a pool now; `None` where it cannot be told.
-    pub(super) async fn of(group: &Arc<Group>, pool: &str) -> Option<Pressure> {
-        Some(Pressure {
+    /// That of a pool now, without a snapshot of ours.
+    pub(super) async fn of(group: &Arc<Group>, pool: &str) -> Pressure {
+        Pressure {
             group: Arc::clone(group),
             pool: pool.to_owned(),
-            at_first: look(group, pool).await?,
-        })
+            at_first: look(group, pool).await.ok(),
+        }
     }
 
     /// Ends, with what is left, when the pool has run low since.
     pub(super) async fn is_too_high(&self) -> String {
+        let (group, pool) = (self.group.name(), &self.pool);
+        let mut best = self.at_first;
+        let mut is_blind = false;
         loop {
-            sleep(INTERVAL).await;
-            let room = look(&self.group, &self.pool).await;
-            if let Some(room) = room.filter(|room| room.is_low_since(&self.at_first)) {
+            let room = match look(&self.group, pool).await {
+                Ok(room) => room,
+                Err(error) => {
+                    if !is_blind {
+                        tracing::warn!(
+                            group,
+                            pool,
+                            "whether a backup fills it is not known: {error}"
+                        );
+                    }
+                    is_blind = true;
+                    sleep(INTERVAL).await;
+                    continue;
+                }
+            };
+            let first = best.map_or(room, |best| best.or_better(room));
+            if room.is_low_since(&first) {
                 return format!(
-                    "{:.1} % of the data and {:.1} % of the metadata of thin pool {} are left",
+                    "{:.1} % of the data and {:.1} % of the metadata of thin pool {pool} are left",
                     room.data.left_percent(),
                     room.metadata.left_percent(),
-                    self.pool
                 );
             }
+            best = Some(first);
+            let has_much = room.data.has_much() && room.metadata.has_much();
+            sleep(if has_much { INTERVAL } else { SHORT_INTERVAL }).await;
         }
     }
 }
 
-async fn look(group: &Group, pool: &str) -> Option<Room> {
+/// Asks the kernel; LVM is not asked, and nothing is written for it.
+async fn look(group: &Group, pool: &str) -> Result<Room, Error> {
     let device = pool_device(group, pool, "-tpool");
-    match group.command().tool("dmsetup", &["status", &device]).await {
-        Ok(status) => Room::read(&status),
-        Err(trouble) => {
-            let error = Error::from(trouble);
-            tracing::debug!(group = group.name(), pool, %error, "its room is not known");
-            None
-        }
-    }
+    let call = ["status", "--noflush", &device];
+    let status = group.command().tool("dmsetup", &call).await?;
+    Room::read(&status).ok_or_else(|| Error::Unavailable {
+        group: format!("{}/{pool}", group.name()),
+        reason: format!("its state is {:?}", status.trim()),
+    })
 }
 
 impl Room {
@@ -88,6 +111,15 @@ impl Room {
             metadata: Part::read(metadata)?,
             has_run_out: mode == "out_of_data_space",
         })
+    }
+
+    /// The best of both: a pool that has grown, or was made room in, has that to lose.
+    fn or_better(self, other: Room) -> Room {
+        Room {
+            data: self.data.or_better(other.data),
+            metadata: self.metadata.or_better(other.metadata),
+            has_run_out: self.has_run_out && other.has_run_out,
+        }
     }
 
     fn is_low_since(&self, first: &Room) -> bool {
@@ -114,6 +146,18 @@ impl Part {
         self.left() as f64 * 100.0 / self.total.max(1) as f64
     }
 
+    fn has_much(self) -> bool {
+        self.left() > self.total / MUCH_PART
+    }
+
+    fn or_better(self, other: Part) -> Part {
+        if other.left() > self.left() {
+            other
+        } else {
+            self
+        }
+    }
+
     fn is_low_since(self, first: Part) -> bool {
         self.left() < (self.total / LEFT_PART).min(first.left() / 2)
     }
@@ -129,9 +173,9 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_is_low_when_it_has_less_than_a_fiftieth_and_than_half_of_what_it_had() {
+    fn a_pool_is_low_when_it_has_less_than_a_twentieth_and_than_half_of_what_it_had() {
         let first = room("10/1000", "500/1000", "rw");
-        for (used, is_low) in [(500, false), (980, false), (981, true), (1000, true)] {
+        for (used, is_low) in [(500, false), (950, false), (951, true), (1000, true)] {
             let now = room("10/1000", &format!("{used}/1000"), "rw");
             assert_eq!(now.is_low_since(&first), is_low, "{used}");
         }
@@ -146,6 +190,12 @@ mod tests {
         let stopped = room("10/1000", "1000/1000", "out_of_data_space");
         assert!(stopped.is_low_since(&first));
         assert!(!stopped.is_low_since(&stopped));
+        // Since then it has grown.
+        let grown = room("10/1000", "1000/2000", "rw");
+        let best = stopped.or_better(grown);
+        assert!(!grown.is_low_since(&best));
+        assert!(room("10/1000", "1901/2000", "rw").is_low_since(&best));
+        assert!(stopped.is_low_since(&best));
     }
 
     #[test]
