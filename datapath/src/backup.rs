@@ -153,7 +153,8 @@ pub async fn run(
             volume.still.check().await.map_err(Error::Moved)?;
             Ok(written)
         };
-        let (commit, later) = while_still(volume.still, read).await?;
+        // Boxed, like all that is as large: whoever waits may have a thread's stack alone.
+        let (commit, later) = while_still(volume.still, Box::pin(read)).await?;
         Ok::<_, Error>((log.append(commit).await?, later))
     };
     let ended = stop.unless_halted(work).await;
