@@ -248,12 +248,6 @@ impl Daemon {
         self.stopping.cancel();
         tokio::join!(self.backups.wind_up(), self.restores.cancel_all());
     }
-
-    /// Waits for what goes on in the volume groups when all calls and jobs have ended: commands of
-    /// LVM whose callers left, and the removals after them.
-    pub async fn come_to_rest(&self) {
-        self.groups.at_rest().await;
-    }
 }
 
 /// The answer where a volume has at least what was asked for.

@@ -174,7 +174,7 @@ pub async fn serve(
         });
     let farewell = async {
         jobs_have_ended.cancelled().await;
-        served.come_to_rest().await;
+        served.groups.at_rest().await;
         tokio::time::sleep(FAREWELL).await;
     };
     let ended = async {
@@ -183,7 +183,7 @@ pub async fn serve(
             () = farewell => tracing::info!("clients have not hung up; going without them"),
         }
         // Also with what the last calls began.
-        served.come_to_rest().await;
+        served.groups.at_rest().await;
         Ok(())
     };
     let patience = async {

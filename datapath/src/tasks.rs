@@ -1,6 +1,9 @@
 //! Waiting for tasks, and for what would block the threads that wait for the network.
 
-use tokio::task::{JoinError, spawn_blocking};
+use tokio::{
+    sync::watch,
+    task::{JoinError, spawn_blocking},
+};
 
 use crate::error::Error;
 
@@ -17,6 +20,11 @@ pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Error> {
     joined(spawn_blocking(work).await)
+}
+
+/// Ends when all senders are gone: each is held by somebody who has a file open.
+pub(crate) async fn let_go(mut open: watch::Receiver<()>) {
+    while open.changed().await.is_ok() {}
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::Backup;
 use crate::{
     device::{self, BLOCK_BYTES, Device},
     error::Error,
-    tasks::blocking,
+    tasks::{blocking, let_go},
     tree::LeafAt,
 };
 
@@ -78,8 +78,7 @@ impl Gaps {
     /// Ends when these gaps have been dropped, nothing is being zeroed any more and the volume is
     /// closed.
     pub(super) fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut open = self.volume.open.subscribe();
-        async move { while open.changed().await.is_ok() {} }
+        let_go(self.volume.open.subscribe())
     }
 
     /// Zeroes what lies before and between the chunks of these leaves.

@@ -19,7 +19,7 @@ use crate::{
     arena::{Arena, SLOT_ALIGNMENT, Slot},
     error::Error,
     settings::Settings,
-    tasks::blocking,
+    tasks::{blocking, let_go},
 };
 
 /// What moves the blocks.
@@ -118,8 +118,7 @@ impl BlockQueue {
     /// Ends when the queue has been dropped, nothing is in flight any more and the file is
     /// closed: only then is the volume free for others.
     pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut open = self.open.clone();
-        async move { while open.changed().await.is_ok() {} }
+        let_go(self.open.clone())
     }
 
     /// How this queue works.

@@ -45,17 +45,16 @@ pub(super) async fn freeze(lvm: &Lvm, volume: &Volume) -> Result<(BackupSnapshot
         .options(["--yes", "--snapshot", "--permission", "r"])
         .options(["--name", &temporary])
         .options(["--addtag", Purpose::Backup.tag()]);
-    let call = match &*lvm.provision {
-        Provision::Thin { .. } => call.options(KEPT_INACTIVE),
+    let (call, pressure) = match &*lvm.provision {
+        Provision::Thin { pool, .. } => {
+            let pressure = Pressure::of(&lvm.group, pool).await;
+            (call.options(KEPT_INACTIVE), Some(pressure))
+        }
         // It is active when its volume is; udev knows it, and prefers the volume.
         Provision::Thick { snapshot_percent } => {
             let bytes = room(&report, origin, *snapshot_percent)?;
-            call.options(["--size", &format!("{bytes}b")])
+            (call.options(["--size", &format!("{bytes}b")]), None)
         }
-    };
-    let pressure = match &*lvm.provision {
-        Provision::Thin { pool, .. } => Some(Pressure::of(&lvm.group, pool).await),
-        Provision::Thick { .. } => None,
     };
     let snapshot = Snapshot {
         group: Arc::clone(&lvm.group),
