@@ -12,6 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use super::{
     command::{Failed, Trouble},
     group::Group,
+    pressure::Room,
 };
 use crate::volume::Error;
 
@@ -50,14 +51,12 @@ async fn let_go_of_left_once(group: &Group, pool: &str, free_pools: &mut HashSet
     if free_pools.contains(pool) {
         return;
     }
-    let device = pool_device(group, pool, "-tpool");
-    let status = group.command().tool("dmsetup", &["status", &device]).await;
-    // A pool without active volumes has no such device. What was held of it is in its metadata.
-    let Ok(status) = status else { return };
-    let Some(is_held) = is_held(&status) else {
+    // Of a pool that is not in use, what was held is in its metadata, and cannot be let go of now.
+    let Ok(room) = Room::of(group, pool).await else {
         return;
     };
-    if is_held {
+    if room.holds_metadata {
+        let device = pool_device(group, pool, "-tpool");
         tracing::info!(
             group = group.name(),
             pool,
@@ -142,15 +141,6 @@ fn thin_id(table: &str) -> Option<u32> {
     match words[..] {
         [_, _, "thin", _, id] => id.parse().ok(),
         _ => None,
-    }
-}
-
-/// `0 409600 thin-pool 2 113/1024 4/3200 26 rw ...`: the seventh word is where metadata is held, or `-`.
-/// A pool that has failed says neither.
-fn is_held(status: &str) -> Option<bool> {
-    match status.split_whitespace().nth(6)? {
-        "-" => Some(false),
-        root => root.parse::<u64>().ok().map(|_| true),
     }
 }
 
@@ -314,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_and_statuses_are_read_as_dmsetup_writes_them() {
+    fn tables_are_read_as_dmsetup_writes_them() {
         assert_eq!(thin_id("0 2097152 thin 254:2 2\n"), Some(2));
         assert_eq!(
             thin_id("0 40960 thin 254:2 3 254:6\n"),
@@ -322,14 +312,5 @@ mod tests {
             "an external origin"
         );
         assert_eq!(thin_id("0 409600 linear 98:0 10240\n"), None);
-        let status = |root: &str| {
-            format!(
-                "0 409600 thin-pool 2 113/1024 4/3200 {root} rw no_discard_passdown \
-                 queue_if_no_space - 256\n"
-            )
-        };
-        assert_eq!(is_held(&status("26")), Some(true));
-        assert_eq!(is_held(&status("-")), Some(false));
-        assert_eq!(is_held("0 409600 thin-pool Fail\n"), None);
     }
 }

@@ -29,9 +29,11 @@ pub(super) struct Pressure {
 
 /// A pool's room, in its own blocks.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Room {
+pub(super) struct Room {
     data: Part,
     metadata: Part,
+    /// Whether a snapshot of the metadata is held for somebody.
+    pub(super) holds_metadata: bool,
     /// A write has found no block.
     has_run_out: bool,
 }
@@ -48,7 +50,7 @@ impl Pressure {
         Pressure {
             group: Arc::clone(group),
             pool: pool.to_owned(),
-            at_first: look(group, pool).await.ok(),
+            at_first: Room::of(group, pool).await.ok(),
         }
     }
 
@@ -58,7 +60,7 @@ impl Pressure {
         let mut best = self.at_first;
         let mut is_blind = false;
         loop {
-            let room = match look(&self.group, pool).await {
+            let room = match Room::of(&self.group, pool).await {
                 Ok(room) => room,
                 Err(error) => {
                     if !is_blind {
@@ -88,27 +90,33 @@ impl Pressure {
     }
 }
 
-/// Asks the kernel; LVM is not asked, and nothing is written for it.
-async fn look(group: &Group, pool: &str) -> Result<Room, Error> {
-    let device = pool_device(group, pool, "-tpool");
-    let call = ["status", "--noflush", &device];
-    let status = group.command().tool("dmsetup", &call).await?;
-    Room::read(&status).ok_or_else(|| Error::Unavailable {
-        group: format!("{}/{pool}", group.name()),
-        reason: format!("its state is {:?}", status.trim()),
-    })
-}
-
 impl Room {
-    /// `0 409600 thin-pool 2 113/1024 4/3200 - rw ...`: metadata and data, used and in all, and a mode.
+    /// Asks the kernel; LVM is not asked, and nothing is written for it. A pool that no active volume
+    /// uses, or that has failed, has none to tell of.
+    pub(super) async fn of(group: &Group, pool: &str) -> Result<Room, Error> {
+        let device = pool_device(group, pool, "-tpool");
+        let call = ["status", "--noflush", &device];
+        let status = group.command().tool("dmsetup", &call).await?;
+        Room::read(&status).ok_or_else(|| Error::Unavailable {
+            group: format!("{}/{pool}", group.name()),
+            reason: format!("its state is {:?}", status.trim()),
+        })
+    }
+
+    /// `0 409600 thin-pool 2 113/1024 4/3200 - rw ...`: metadata and data, used and in all, where
+    /// metadata is held if it is, and a mode.
     fn read(status: &str) -> Option<Room> {
         let words: Vec<&str> = status.split_whitespace().collect();
-        let [_, _, "thin-pool", _, metadata, data, _, mode, ..] = words[..] else {
+        let [_, _, "thin-pool", _, metadata, data, held, mode, ..] = words[..] else {
             return None;
         };
         Some(Room {
             data: Part::read(data)?,
             metadata: Part::read(metadata)?,
+            holds_metadata: match held {
+                "-" => false,
+                root => root.parse::<u64>().map(|_| true).ok()?,
+            },
             has_run_out: mode == "out_of_data_space",
         })
     }
@@ -118,6 +126,7 @@ impl Room {
         Room {
             data: self.data.or_better(other.data),
             metadata: self.metadata.or_better(other.metadata),
+            holds_metadata: self.holds_metadata && other.holds_metadata,
             has_run_out: self.has_run_out && other.has_run_out,
         }
     }
@@ -208,6 +217,13 @@ mod tests {
             assert_eq!(Room::read(odd), None, "{odd:?}");
         }
         let now = room("113/1024", "4/3200", "ro");
+        assert!(!now.holds_metadata);
+        let held = "0 409600 thin-pool 2 113/1024 4/3200 26 rw no_discard_passdown queue_if_no_space - 256\n";
+        assert!(
+            Room::read(held)
+                .expect("as dmsetup writes it")
+                .holds_metadata
+        );
         assert_eq!((now.data.used, now.data.total), (4, 3200));
         assert_eq!(format!("{:.1}", now.metadata.left_percent()), "89.0");
     }
