@@ -20,7 +20,7 @@ MIB = 1 << 20
 GIB = 1 << 30
 
 # What others on this disk may take or free while we look.
-SLACK = 2 * GIB
+SLACK = GIB
 
 # No call takes longer, but for those that wait for an endpoint that does not answer.
 CALL_SECONDS = 30

@@ -82,10 +82,10 @@ class Client:
             volume.size_gb for volume in self.listed().values()) * GIB
         checks.that("GetFreeBytes is what is there less what volumes may still take",
                     abs(there - before) < SLACK, f"{before}, not about {there}")
-        self.create("seed-large", 6)
+        self.create("seed-large", 3)
         taken = before - self.free()
         checks.that("GetFreeBytes sinks by a new volume's size",
-                    abs(taken - 6 * GIB) < SLACK, taken)
+                    abs(taken - 3 * GIB) < SLACK, taken)
         self.remove("seed-large")
         checks.that("GetFreeBytes rises when it is removed",
                     abs(before - self.free()) < SLACK, before - self.free())
@@ -122,12 +122,12 @@ class Client:
         items = {item.device_class: item.free_bytes for item in first.items}
         checks.equal("Watch has an item for each class", set(items), set(self.world.folders))
         checks.equal("Watch's free_bytes is the default class's", first.free_bytes, items["alpha"])
-        self.create("seed-watched", 6)
+        self.create("seed-watched", 3)
         checks.that("Watch sends again after a volume was made", watching.next(
-            lambda message: message.free_bytes < first.free_bytes - 6 * GIB + SLACK))
-        self.lv.ResizeLV(pb.ResizeLVRequest(name="seed-watched", size_gb=12))
+            lambda message: message.free_bytes < first.free_bytes - 3 * GIB + SLACK))
+        self.lv.ResizeLV(pb.ResizeLVRequest(name="seed-watched", size_gb=6))
         checks.that("Watch sends again after a volume grew", watching.next(
-            lambda message: message.free_bytes < first.free_bytes - 12 * GIB + SLACK))
+            lambda message: message.free_bytes < first.free_bytes - 6 * GIB + SLACK))
         self.remove("seed-watched")
         checks.that("Watch sends again after a volume was removed", watching.next(
             lambda message: message.free_bytes > first.free_bytes - SLACK))
