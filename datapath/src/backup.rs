@@ -57,6 +57,10 @@ pub trait Still: Send + Sync {
     async fn must_go(&self) -> String {
         pending().await
     }
+
+    /// Told that nothing reads it any more, when it was not still or had to go: ahead of what else the
+    /// end of the backup may have to wait for.
+    async fn let_go(&self) {}
 }
 
 /// Does `work`, which reads the volume, unless that must go.
@@ -160,8 +164,13 @@ pub async fn run(
     let ended = stop.unless_halted(work).await;
     // However it ended: the caller may remove the snapshot when this returns.
     closed.await;
-    if ended.is_err() {
-        session::tidy_up(repository, session_id).await;
+    if let Err(error) = &ended {
+        let gone = async {
+            if matches!(error, Error::Moved(_)) {
+                volume.still.let_go().await;
+            }
+        };
+        tokio::join!(gone, session::tidy_up(repository, session_id));
     }
     let (committed, later) = ended?;
     if let Err(error) = log.exchange_segments(&later, &[]).await {
@@ -187,9 +196,13 @@ async fn open(volume: &Volume<'_>, direct: bool) -> Result<(Device, Vec<Extent>)
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, sync::atomic::Ordering};
+    use std::{
+        fs,
+        sync::atomic::{AtomicBool, Ordering},
+    };
 
     use ringback_proto::repository::Statistics;
+    use tokio::sync::Notify;
 
     use super::*;
     use crate::{
@@ -293,17 +306,27 @@ mod tests {
         }
     }
 
-    /// One that has to be given up at once.
-    struct Leaving;
+    /// One that has to be given up when all has been read and nothing counts yet.
+    #[derive(Default)]
+    struct Leaving {
+        was_read: Notify,
+        is_gone: AtomicBool,
+    }
 
     #[async_trait]
     impl Still for Leaving {
         async fn check(&self) -> Result<(), String> {
-            Ok(())
+            self.was_read.notify_one();
+            pending().await
         }
 
         async fn must_go(&self) -> String {
+            self.was_read.notified().await;
             "the pool runs full".to_owned()
+        }
+
+        async fn let_go(&self) {
+            self.is_gone.store(true, Ordering::Relaxed);
         }
     }
 
@@ -312,9 +335,10 @@ mod tests {
         let bed = Bed::new().await;
         let mut log = Log::replay(&bed.repository).await.expect("replay");
         let path = bed.volume();
+        let leaving = Leaving::default();
         for (still, says) in [
             (&Lost as &dyn Still, "the snapshot ran full"),
-            (&Leaving, "the pool runs full"),
+            (&leaving, "the pool runs full"),
         ] {
             let volume = Volume {
                 still,
@@ -335,6 +359,7 @@ mod tests {
             let log = Log::replay(&bed.repository).await.expect("replay");
             assert!(log.commits().is_empty());
         }
+        assert!(leaving.is_gone.load(Ordering::Relaxed));
     }
 
     #[tokio::test]

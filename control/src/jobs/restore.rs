@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -34,7 +35,7 @@ use crate::{
     names::VolumeName,
     planted,
     request::{CreateVolume, DataSource, VolumeInfo},
-    volume::{Changes, LayoutOptions, NewVolume, PendingVolume},
+    volume::{Changes, Error as VolumeError, LayoutOptions, NewVolume, PendingVolume},
 };
 
 /// All restore jobs, by group and volume name.
@@ -290,7 +291,7 @@ impl RestoreJob {
         };
         self.changes.tell();
         let filled = self.fill(config, turns, &repository, &backup, target);
-        match filled.await {
+        match self.unless_it_must_go(&*volume, filled).await {
             Ok(()) => Ok((&volume.publish().await?).into()),
             Err(failure) => {
                 if let Err(error) = volume.discard().await {
@@ -301,11 +302,29 @@ impl RestoreJob {
         }
     }
 
+    /// Fills the volume, unless that has to be discarded before.
+    async fn unless_it_must_go(
+        &self,
+        volume: &dyn PendingVolume,
+        filled: impl Future<Output = Result<(), Failure>>,
+    ) -> Result<(), Failure> {
+        let mut filled = pin!(filled);
+        tokio::select! {
+            biased;
+            result = &mut filled => result,
+            why = volume.must_go() => {
+                self.watched.stop.halt();
+                // Then nothing writes to it any more. It may have become whole.
+                filled.await.map_err(|_| VolumeError::Full(why).into())
+            }
+        }
+    }
+
     /// Opens and checks the backup, then makes the volume.
     async fn open(&self, config: &Config) -> Result<Opened, Failure> {
         let name = &self.request.name;
         if self.class.group.get(name).await?.is_some() {
-            return Err(crate::volume::Error::AlreadyExists(name.clone()).into());
+            return Err(VolumeError::AlreadyExists(name.clone()).into());
         }
         let path = &self.source.backup;
         let store: S3Store = repository::connect(

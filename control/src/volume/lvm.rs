@@ -17,7 +17,7 @@
 //! Commands that change a group run one at a time; reports run beside them. This file gives the
 //! calls their order.
 
-use std::{path::Path, sync::Arc};
+use std::{future::pending, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use ringback_datapath::{backup::Still, restore::Ground};
@@ -29,6 +29,7 @@ use super::{
 use crate::names::VolumeName;
 use construction::Construction;
 pub use group::Group;
+use pressure::Pressure;
 use report::{Report, Row};
 
 mod command;
@@ -261,6 +262,8 @@ async fn resize(lvm: &Lvm, name: &VolumeName, size_bytes: u64) -> Result<Volume,
 struct Pending {
     construction: Construction,
     ground: Ground,
+    /// Of a thin one.
+    pressure: Option<Pressure>,
 }
 
 #[async_trait]
@@ -275,6 +278,18 @@ impl PendingVolume for Pending {
 
     fn size_bytes(&self) -> u64 {
         self.construction.size_bytes()
+    }
+
+    async fn must_go(&self) -> String {
+        let Some(pressure) = &self.pressure else {
+            return pending().await;
+        };
+        let left = pressure.is_too_high().await;
+        format!(
+            "{left}: the restore to volume {} was given up, since a pool that runs full stops all its \
+             volumes; make room in the pool, or let it grow",
+            self.construction.name()
+        )
     }
 
     async fn publish(self: Box<Self>) -> Result<Volume, Error> {

@@ -84,6 +84,11 @@ pub trait PendingVolume: fmt::Debug + Send + Sync {
     /// How many bytes there are to write.
     fn size_bytes(&self) -> u64;
 
+    /// Ends, with why, when it has to be discarded before it is full.
+    async fn must_go(&self) -> String {
+        pending().await
+    }
+
     /// Makes the content durable and gives the volume its name, in one step that cannot be seen
     /// half done. When it fails, nothing is left of the volume.
     async fn publish(self: Box<Self>) -> Result<Volume, Error>;
@@ -264,6 +269,9 @@ pub trait Hold: fmt::Debug + Send + Sync {
     async fn must_go(&self) -> String {
         pending().await
     }
+
+    /// Removes what was kept, if that helps before [`Hold::release`]; see [`Still`].
+    async fn let_go(&self) {}
 }
 
 #[async_trait]
@@ -274,6 +282,10 @@ impl Still for BackupSnapshot {
 
     async fn must_go(&self) -> String {
         self.hold.must_go().await
+    }
+
+    async fn let_go(&self) {
+        self.hold.let_go().await;
     }
 }
 

@@ -14,6 +14,7 @@ use super::{
     group::{Group, Reservation},
     node,
     ours::{KEPT_INACTIVE, Purpose},
+    pressure::{LeftPart, Pressure},
     report::Report,
 };
 use crate::{
@@ -69,11 +70,18 @@ pub(super) async fn begin_restore(lvm: &Lvm, new: &NewVolume) -> Result<Pending,
         }
         _ => call,
     };
+    let pressure = match &*lvm.provision {
+        Provision::Thick { .. } => None,
+        Provision::Thin { pool, .. } => {
+            Some(Pressure::of(&lvm.group, pool, LeftPart::BY_RESTORE).await)
+        }
+    };
     let call = laid_out(lvm, call, &new.layout).name(lvm.group.name());
     let construction = construction.make(&call, report.extent_bytes).await?;
     Ok(Pending {
         ground: ground(lvm, &construction).await?,
         construction,
+        pressure,
     })
 }
 
@@ -229,7 +237,7 @@ impl Construction {
         self.reservation().group()
     }
 
-    fn name(&self) -> &VolumeName {
+    pub(super) fn name(&self) -> &VolumeName {
         self.reservation().name()
     }
 

@@ -1,7 +1,15 @@
 //! A volume's content held still for a backup: a thin snapshot, or a copy-on-write snapshot with
 //! room for what is overwritten meanwhile.
 
-use std::{future::pending, path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    future::pending,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::SystemTime,
+};
 
 use async_trait::async_trait;
 
@@ -12,7 +20,7 @@ use super::{
     group::Group,
     node,
     ours::{KEPT_INACTIVE, Purpose},
-    pressure::Pressure,
+    pressure::{LeftPart, Pressure},
     report::{Report, Row},
     space,
 };
@@ -29,7 +37,8 @@ struct Snapshot {
     origin: VolumeName,
     /// Of a thin one.
     pressure: Option<Pressure>,
-    removed: bool,
+    /// Its removal has begun, and is tried again until it succeeds.
+    removed: Arc<AtomicBool>,
 }
 
 /// Takes the snapshot; its node below `/dev/mapper` as well. To be called in turn.
@@ -47,7 +56,7 @@ pub(super) async fn freeze(lvm: &Lvm, volume: &Volume) -> Result<(BackupSnapshot
         .options(["--addtag", Purpose::Backup.tag()]);
     let (call, pressure) = match &*lvm.provision {
         Provision::Thin { pool, .. } => {
-            let pressure = Pressure::of(&lvm.group, pool).await;
+            let pressure = Pressure::of(&lvm.group, pool, LeftPart::BY_BACKUP).await;
             (call.options(KEPT_INACTIVE), Some(pressure))
         }
         // It is active when its volume is; udev knows it, and prefers the volume.
@@ -61,7 +70,7 @@ pub(super) async fn freeze(lvm: &Lvm, volume: &Volume) -> Result<(BackupSnapshot
         temporary,
         origin: name.clone(),
         pressure,
-        removed: false,
+        removed: Arc::default(),
     };
     let created_at = SystemTime::now();
     let call = call.name(lvm.group.full_name(name.as_str()));
@@ -89,9 +98,23 @@ impl Snapshot {
         Ok((node::of(row).await?, PathBuf::from(&row.mapper_path)))
     }
 
-    /// Removes what there may be of it.
-    async fn give_up(mut self) {
-        self.removed = true;
+    async fn remove(&self) -> Result<(), Error> {
+        if self.removed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let (group, removed) = (Arc::clone(&self.group), Arc::clone(&self.removed));
+        let temporary = self.temporary.clone();
+        self.group
+            .in_turn(async move || {
+                removed.store(true, Ordering::Relaxed);
+                group.remove_own(&temporary).await
+            })
+            .await
+    }
+
+    /// Removes what there may be of it. To be called in turn.
+    async fn give_up(self) {
+        self.removed.store(true, Ordering::Relaxed);
         if let Err(left) = self.group.remove_own(&self.temporary).await {
             tracing::warn!(
                 volume = self.temporary,
@@ -156,14 +179,15 @@ fn objection(report: &Report, snapshot: &str, origin: &VolumeName) -> Option<Str
 
 #[async_trait]
 impl Hold for Snapshot {
-    async fn release(mut self: Box<Self>) -> Result<(), Error> {
-        let group = Arc::clone(&self.group);
-        group
-            .in_turn(async move || {
-                self.removed = true;
-                self.group.remove_own(&self.temporary).await
-            })
-            .await
+    async fn release(self: Box<Self>) -> Result<(), Error> {
+        self.remove().await
+    }
+
+    async fn let_go(&self) {
+        if let Err(error) = self.remove().await {
+            let volume = &self.temporary;
+            tracing::warn!(volume, "removing it is tried again: {error}");
+        }
     }
 
     async fn check(&self) -> Result<(), String> {
@@ -193,7 +217,7 @@ impl Hold for Snapshot {
 
 impl Drop for Snapshot {
     fn drop(&mut self) {
-        if self.removed {
+        if self.removed.load(Ordering::Relaxed) {
             return;
         }
         let temporary = std::mem::take(&mut self.temporary);
