@@ -1,9 +1,9 @@
 //! `kill -9` of the daemon, and of nothing else: LVM's commands go on.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use nix::sys::signal::Signal;
-use ringback_proto::lvmd::StateType;
+use ringback_proto::lvmd::{CreateLvSnapshotRequest, StateType};
 use tonic::Code;
 
 use crate::{
@@ -21,14 +21,19 @@ const HELD: &str = "/tmp/held";
 const WAITING: &str = "/tmp/waiting";
 /// While this file is there as well, those that wait end without having begun.
 const GIVEN_UP: &str = "/tmp/given-up";
+/// With this one they keep the group to themselves as they wait, as LVM does while it writes.
+const LOCKED: &str = "/tmp/locked";
 
 /// A daemon whose commands of LVM can be held up.
 async fn bed() -> Bed {
     let script = format!(
         "#!/bin/bash\n\
+         lock=/run/lock/lvm/V_{VG}\n\
          while word=$(cat {HELD} 2>/dev/null) && [[ \"$*\" == *$word* ]]; do\n\
+         \x20   # LVM removes the file when it is done with it.\n\
+         \x20   while [ -e {LOCKED} ] && ! [ /dev/fd/9 -ef $lock ]; do exec 9>>$lock; flock 9; done\n\
          \x20   echo \"$*\" >{WAITING}; [ ! -e {GIVEN_UP} ] || exit 1; sleep 0.05\ndone\n\
-         exec lvm \"$@\"\n"
+         exec lvm \"$@\" 9>&-\n"
     );
     let path = "/tmp/held-lvm";
     fs::write(path, script).expect("writes the script");
@@ -70,6 +75,7 @@ fn own_rows() -> Vec<String> {
 
 fn let_go() {
     let _ = fs::remove_file(GIVEN_UP);
+    let _ = fs::remove_file(LOCKED);
     let _ = fs::remove_file(HELD);
     let _ = fs::remove_file(WAITING);
 }
@@ -248,6 +254,37 @@ async fn while_a_command_takes_long_others_are_answered_and_a_caller_that_goes_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn while_a_command_keeps_the_group_others_are_told_what_there_was_before_it() {
+    let bed = bed().await;
+    for class in CLASSES {
+        let data = format!("{class}-data");
+        bed.create(class, &data, 8 * MIB).await;
+        let free = bed.free_bytes(class).await;
+        let mut lv = bed.daemon.client().await.lv;
+        let mut request = crate::client::sized_bytes(&format!("{class}-new"), 8 * MIB);
+        request.device_class = class.to_owned();
+        fs::write(LOCKED, "").expect("writes");
+        hold(&request.name);
+        let call = tokio::spawn(async move { lv.create_lv(request).await });
+        is_held().await;
+        let lvs = Command::new("timeout").args(["1", "lvs", VG]).output();
+        assert!(!lvs.expect("it runs").status.success(), "nobody can read");
+        let told = async {
+            assert_eq!(bed.names(class).await, [&*data]);
+            assert_eq!(bed.free_bytes(class).await, free);
+            let request = backup("monday", &data, &bed.store.s3(class));
+            let state = bed.client.poll(&request).await.expect("it is taken");
+            assert_eq!(state.state(), StateType::Inprogress, "{}", state.msg);
+        };
+        let told = tokio::time::timeout(Duration::from_secs(30), told).await;
+        told.expect("without waiting for the command");
+        let_go();
+        call.await.expect("ends").expect("it is made");
+        assert_eq!(bed.names(class).await, [data, format!("{class}-new")]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_that_cannot_be_removed_fails_no_backup_and_goes_with_the_next_change() {
     let bed = bed().await;
     for class in CLASSES {
@@ -310,10 +347,14 @@ async fn what_was_written_to_a_filesystem_is_on_the_disk_before_lvm_is_asked_for
             let sectors = text.split_whitespace().nth(6).expect("sectors written");
             sectors.parse::<u64>().expect("a number") * 512
         };
-        let before = written_bytes();
-        fs::write("/mnt/file", noise(class, WRITTEN)).expect("writes");
-        assert!(written_bytes() - before < WRITTEN / 2, "it is in memory");
-        hold("ringback-backup");
+        let write_and_hold = |word| {
+            let before = written_bytes();
+            fs::write("/mnt/file", noise(word, WRITTEN)).expect("writes");
+            assert!(written_bytes() - before < WRITTEN / 2, "it is in memory");
+            hold(word);
+            before
+        };
+        let before = write_and_hold("ringback-backup");
         let request = backup("monday", "data", &bed.store.s3(class));
         bed.client.poll(&request).await.expect("it starts");
         is_held().await;
@@ -321,6 +362,27 @@ async fn what_was_written_to_a_filesystem_is_on_the_disk_before_lvm_is_asked_for
         let_go();
         let state = bed.client.end_of(&request).await;
         assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
+        if class == "thin" {
+            let before = write_and_hold("ringback-snapshot");
+            let mut lv = bed.daemon.client().await.lv;
+            let request = CreateLvSnapshotRequest {
+                name: "copy".to_owned(),
+                device_class: class.to_owned(),
+                source_volume: "data".to_owned(),
+                access_type: "ro".to_owned(),
+                ..CreateLvSnapshotRequest::default()
+            };
+            let mut call = tokio::spawn(async move { lv.create_lv_snapshot(request).await });
+            tokio::select! {
+                ended = &mut call => panic!("it is held: {ended:?}"),
+                () = is_held() => {}
+            }
+            assert!(written_bytes() - before >= WRITTEN);
+            let_go();
+            call.await.expect("ends").expect("it is made");
+            let removed = bed.remove(class, "copy").await;
+            removed.expect("it is removed");
+        }
         run(&["umount", "/mnt"]);
         bed.remove(class, "data").await.expect("it is removed");
     }

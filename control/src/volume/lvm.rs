@@ -47,6 +47,7 @@ mod report;
 mod space;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 /// What volumes are made of.
 #[derive(Debug, Clone, PartialEq)]
@@ -130,7 +131,7 @@ impl Lvm {
 #[async_trait]
 impl VolumeGroup for Lvm {
     async fn list(&self) -> Result<Vec<Volume>, Error> {
-        let report = self.group.report().await?;
+        let report = self.group.look().await?;
         let rows = report.rows.iter().filter(|row| self.has(row));
         let mut volumes: Vec<Volume> = rows.filter_map(Row::volume).collect();
         volumes.sort_by(|a, b| a.name.cmp(&b.name));
@@ -138,7 +139,7 @@ impl VolumeGroup for Lvm {
     }
 
     async fn get(&self, name: &VolumeName) -> Result<Option<Volume>, Error> {
-        let report = self.group.report().await?;
+        let report = self.group.look().await?;
         let row = report.find(name.as_str()).filter(|row| self.has(row));
         Ok(row.and_then(Row::volume))
     }
@@ -149,7 +150,7 @@ impl VolumeGroup for Lvm {
     }
 
     async fn granted_bytes(&self, size_bytes: u64, layout: &LayoutOptions) -> Result<u64, Error> {
-        let report = self.group.report().await?;
+        let report = self.group.look().await?;
         Ok(construction::granted_bytes(
             self, &report, size_bytes, layout,
         ))
@@ -190,6 +191,9 @@ impl VolumeGroup for Lvm {
                     .to_owned(),
             ));
         }
+        if let Some(source) = self.get(&new.source).await? {
+            self.group.flush(&source).await;
+        }
         self.in_turn(async move |lvm| construction::snapshot(&lvm, &new).await)
             .await
     }
@@ -217,7 +221,7 @@ impl VolumeGroup for Lvm {
     }
 
     async fn free(&self) -> Result<FreeSpace, Error> {
-        self.free_in(&self.group.report().await?)
+        self.free_in(&self.group.look().await?)
     }
 }
 

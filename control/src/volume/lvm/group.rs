@@ -24,6 +24,7 @@ use super::{
     complaint, node,
     ours::Purpose,
     report::{self, Report, Row},
+    turns::Turns,
 };
 use crate::{
     names::VolumeName,
@@ -33,6 +34,9 @@ use crate::{
 /// Where the locks of groups are: gone after a restart of the host, like what they guard against.
 const LOCKS: &str = "/run/ringback";
 
+/// Who changes nothing waits no longer for a change that is under way.
+const SLOW: Duration = Duration::from_secs(2);
+
 /// Commands of a daemon that was killed hold its lock until they end.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -41,7 +45,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 pub struct Group {
     name: String,
     command: Command,
-    turn: Arc<Mutex<()>>,
+    turns: Arc<Turns>,
     /// Tasks that must come to their ends, whether or not anybody waits for them.
     work: TaskTracker,
     /// Volumes that are being flushed, until when.
@@ -87,7 +91,7 @@ impl Group {
         let group = Arc::new(Group {
             name: name.to_owned(),
             command: Command::new(prefix),
-            turn: Arc::default(),
+            turns: Turns::new(SLOW),
             work: TaskTracker::new(),
             flushes: StdMutex::default(),
             metadata_turn: Mutex::default(),
@@ -120,15 +124,17 @@ impl Group {
     {
         // Whoever waits for its turn is at work, too.
         let _queued = self.work.token();
-        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let turn = self.turns.take().await;
         let (result, told) = oneshot::channel();
         let group = Arc::clone(self);
         let ended = self.work.spawn(async move {
-            let _turn = turn;
             group.remove_left().await;
+            let done = work().await;
+            // Who is told that it is done is not told of what there was before.
+            drop(turn);
             // What nobody waits for any more is dropped here, before the task counts as ended: that
             // may begin the next one.
-            drop(result.send(work().await));
+            drop(result.send(done));
         });
         if let Ok(result) = told.await {
             return result;
@@ -154,8 +160,9 @@ impl Group {
         let work = work(Arc::clone(self));
         let group = Arc::clone(self);
         self.work.spawn(async move {
-            let _turn = group.turn.lock().await;
+            let turn = group.turns.take().await;
             work.await;
+            drop(turn);
             group.changes.tell();
         });
     }
@@ -209,7 +216,19 @@ impl Group {
 
     /// What is there now.
     pub(super) async fn report(&self) -> Result<Report, Error> {
-        Report::ask(&self.command, &self.name).await
+        let ended = self.turns.ended();
+        let report = Report::ask(&self.command, &self.name).await?;
+        self.turns.remember(ended, &report);
+        Ok(report)
+    }
+
+    /// The same for who changes nothing: while a change takes long, what there was before it.
+    pub(super) async fn look(&self) -> Result<Report, Error> {
+        tokio::select! {
+            biased;
+            before = self.turns.before_a_slow_one() => Ok(before),
+            report = self.report() => report,
+        }
     }
 
     /// The block size of one of its pools.
