@@ -145,31 +145,79 @@ impl Bed {
         ok(self.client.clone().vg.get_free_bytes(request).await).free_bytes
     }
 
-    /// Asserts that LVM has these volumes and no others beside the pools, none of them with a tag
-    /// of ours, and the device-mapper no other devices.
+    /// Asserts that LVM has these volumes, all of them active, and no others beside the pools and what
+    /// those consist of, none with a tag of ours, and the device-mapper no other devices.
     #[track_caller]
     pub(crate) fn assert_left(&self, volumes: &[&str]) {
-        let mut expected: Vec<&str> = volumes.to_vec();
-        expected.extend([POOL, RAW_POOL]);
-        expected.sort_unstable();
-        let rows = run(&["lvs", "--noheadings", "-o", "lv_name,lv_tags", VG]);
-        let names = rows.lines().filter_map(|row| row.split_whitespace().next());
-        let mut names: Vec<&str> = names.collect();
+        let rows = Row::all();
+        let mut names: Vec<&str> = rows.iter().map(|row| &row.name[..]).collect();
         names.sort_unstable();
-        assert_eq!(names, expected);
-        assert!(!rows.contains("ringback"), "a tag: {rows}");
-        let hidden = |name: &&String| ["pool", "pmspare"].iter().any(|part| name.contains(part));
+        assert_eq!(names, with_pools(volumes));
+        let is_ours = |row: &Row| row.tags.contains("ringback");
+        assert!(!rows.iter().any(is_ours), "a tag: {rows:?}");
         let devices = words(&["dmsetup", "info", "-c", "--noheadings", "-o", "name"]);
-        let mut devices: Vec<&String> = devices.iter().filter(|name| !hidden(name)).collect();
-        devices.sort_unstable();
-        let mut expected: Vec<String> = volumes
-            .iter()
-            .map(|name| format!("{VG}-{}", name.replace('-', "--")))
-            .collect();
-        expected.sort_unstable();
-        assert_eq!(devices, expected.iter().collect::<Vec<_>>());
+        assert_eq!(devices, devices_with_pools(volumes, &rows, &devices));
         assert_eq!(words(&["losetup", "-a"]), [""; 0]);
     }
+}
+
+/// A logical volume, also one that is only a part of another: that has its name in brackets.
+#[derive(Debug)]
+struct Row {
+    name: String,
+    pool: String,
+    tags: String,
+}
+
+impl Row {
+    #[track_caller]
+    fn all() -> Vec<Self> {
+        let options = ["--noheadings", "--separator", "|"];
+        let fields = ["-o", "lv_name,pool_lv,lv_tags", VG];
+        let rows = run(&[&["lvs", "-a"], &options[..], &fields].concat());
+        let row = |row: &str| {
+            let mut fields = row.trim().split('|').map(str::to_owned);
+            let mut next = || fields.next().expect("three fields");
+            Self {
+                name: next(),
+                pool: next(),
+                tags: next(),
+            }
+        };
+        rows.lines().map(row).collect()
+    }
+}
+
+/// What LVM lists when there are these volumes and the pools, sorted.
+fn with_pools(volumes: &[&str]) -> Vec<String> {
+    let mut names: Vec<String> = volumes.iter().map(ToString::to_string).collect();
+    for pool in [POOL, RAW_POOL] {
+        let parts = ["tdata", "tmeta"].map(|part| format!("[{pool}_{part}]"));
+        names.push(pool.to_owned());
+        names.extend(parts);
+    }
+    // The room to repair a pool's metadata in, as much as the largest one has.
+    names.push("[lvol0_pmspare]".to_owned());
+    names.sort_unstable();
+    names
+}
+
+/// The devices of these volumes, which are among `rows`, and of the pools, sorted.
+fn devices_with_pools(volumes: &[&str], rows: &[Row], found: &[String]) -> Vec<String> {
+    let of = |name: &str| format!("{VG}-{}", name.replace('-', "--"));
+    let mut names: Vec<String> = volumes.iter().map(|name| of(name)).collect();
+    for pool in [POOL, RAW_POOL] {
+        let name = of(pool);
+        names.extend(["_tdata", "_tmeta"].map(|part| format!("{name}{part}")));
+        // What volumes of the pool are on. It comes with the first of them, and stays when the last one goes.
+        let below = format!("{name}-tpool");
+        if rows.iter().any(|row| row.pool == pool) || found.contains(&below) {
+            names.push(below);
+        }
+        names.push(name);
+    }
+    names.sort_unstable();
+    names
 }
 
 fn make_pools() {
