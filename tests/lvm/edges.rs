@@ -2,14 +2,14 @@
 
 use std::{env, fs, process::Command};
 
-use ringback_proto::lvmd::{CreateLvRequest, StateType};
+use ringback_proto::lvmd::{CreateLvRequest, StateType, data_source::S3};
 use tonic::Code;
 
 use crate::{
-    client::{assert_refused, backup, ok, sized_bytes},
+    client::{assert_refused, backup, ok, sized_bytes, synchronous},
     harness::MIB,
     store::fill,
-    vg::{Bed, CLASSES, POOL, POOL_BYTES, content, field, run, write},
+    vg::{Bed, CLASSES, POOL, POOL_BYTES, assert_holds, content, field, head, run, write},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -33,7 +33,7 @@ async fn the_longest_name_and_the_oddest_tags_are_taken_as_they_are() {
         let state = bed.client.end_of(&backup(class, name, &s3)).await;
         assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
         bed.remove(class, name).await.expect("it is removed");
-        let source = crate::client::synchronous(&s3);
+        let source = synchronous(&s3);
         let request = CreateLvRequest {
             device_class: class.to_owned(),
             tags: tags.iter().map(ToString::to_string).collect(),
@@ -41,7 +41,7 @@ async fn the_longest_name_and_the_oddest_tags_are_taken_as_they_are() {
         };
         let restored = ok(bed.client.clone().lv.create_lv(request).await).volume;
         assert_eq!(restored.expect("restored").tags, tags);
-        crate::vg::assert_holds(name, &original);
+        assert_holds(name, &original);
         bed.remove(class, name).await.expect("it is removed");
         bed.assert_left(&[]);
     }
@@ -79,6 +79,92 @@ async fn calls_all_at_once_do_what_they_would_one_by_one() {
         [bed.free_bytes("thick").await, bed.free_bytes("thin").await],
         free
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_and_changes_all_at_once_do_what_they_would_one_by_one() {
+    let bed = Bed::new().await;
+    bed.create("thin", "still", 8 * MIB).await;
+    let still = write_anew("still", "still");
+    let [thick, thin] = CLASSES.map(|class| Crowd { bed: &bed, class });
+    let days = [thick.prepares().await, thin.prepares().await];
+    let snapshot = bed.snapshot("thin", "copy", "still");
+    let (_, _, copy) = tokio::join!(thick.acts_at_once(), thin.acts_at_once(), snapshot);
+    copy.expect("it is made");
+    assert!(head("copy", 8 * MIB) == still);
+    for (crowd, days) in [thick, thin].into_iter().zip(&days) {
+        crowd.finds(days).await;
+    }
+    let of_each = ["data", "monday", "tuesday"].map(|what| [thick.name(what), thin.name(what)]);
+    let of_each = of_each.as_flattened().iter().map(String::as_str);
+    bed.assert_left(&of_each.chain(["copy", "still"]).collect::<Vec<_>>());
+}
+
+/// Those who want something of a class at the same time.
+#[derive(Clone, Copy)]
+struct Crowd<'a> {
+    bed: &'a Bed,
+    class: &'static str,
+}
+
+/// What a volume held when it was backed up first, and what when it was backed up again.
+struct Days {
+    monday: Vec<u8>,
+    tuesday: Vec<u8>,
+}
+
+impl Crowd<'_> {
+    fn name(&self, what: &str) -> String {
+        format!("{}-{what}", self.class)
+    }
+
+    fn s3(&self, day: &str) -> S3 {
+        self.bed.store.s3(&self.name(day))
+    }
+
+    async fn prepares(&self) -> Days {
+        let data = self.name("data");
+        self.bed.create(self.class, &data, 8 * MIB).await;
+        let monday = write_anew(&data, &self.name("monday"));
+        self.bed.client.back_up(&data, &self.s3("monday")).await;
+        let tuesday = write_anew(&data, &self.name("tuesday"));
+        Days { monday, tuesday }
+    }
+
+    async fn acts_at_once(&self) {
+        let Self { bed, class } = self;
+        let [data, monday, tuesday] = ["data", "monday", "tuesday"].map(|what| self.name(what));
+        let source = synchronous(&self.s3("monday"));
+        let request = backup(&tuesday, &data, &self.s3("tuesday"));
+        let (more, most, restored, backed_up) = tokio::join!(
+            bed.resize(class, &data, 12 * MIB),
+            bed.resize(class, &data, 16 * MIB),
+            bed.restore(class, &monday, 1, &source),
+            bed.client.end_of(&request),
+        );
+        // Whichever came first.
+        assert!([12 * MIB, 16 * MIB].contains(&more.expect("it grows")));
+        assert_eq!(most.expect("it grows"), 16 * MIB);
+        restored.expect("it is restored");
+        assert_eq!(backed_up.state(), StateType::Complete, "{}", backed_up.msg);
+    }
+
+    /// All is as it should be, the second backup as well.
+    async fn finds(&self, days: &Days) {
+        let (tuesday, source) = (self.name("tuesday"), synchronous(&self.s3("tuesday")));
+        let restored = self.bed.restore("thin", &tuesday, 1, &source).await;
+        restored.expect("it is restored");
+        assert!(head(&tuesday, 8 * MIB) == days.tuesday);
+        assert!(head(&self.name("monday"), 8 * MIB) == days.monday);
+        assert!(head(&self.name("data"), 8 * MIB) == days.tuesday);
+    }
+}
+
+/// Fills a volume of 8 MiB; its content.
+fn write_anew(name: &str, seed: &str) -> Vec<u8> {
+    fill(&format!("/dev/vm/{name}"), 0, 8 * MIB, seed);
+    run(&["sync"]);
+    content(name)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,14 +10,14 @@ use std::{
 
 use nix::sys::stat::{major, minor};
 use ringback_proto::lvmd::{
-    CreateLvRequest, GetFreeBytesRequest, GetLvListRequest, LogicalVolume, RemoveLvRequest,
-    ResizeLvRequest,
+    CreateLvRequest, CreateLvSnapshotRequest, DataSource, GetFreeBytesRequest, GetLvListRequest,
+    LogicalVolume, RemoveLvRequest, ResizeLvRequest,
 };
 use tonic::Status;
 
 use crate::{
     bed,
-    client::{Client, ok, sized_bytes},
+    client::{Client, ok, sized_bytes, with_source},
     harness::{Daemon, MIB},
     store::Store,
 };
@@ -124,6 +124,40 @@ impl Bed {
         };
         let answer = self.client.clone().lv.resize_lv(request).await?;
         Ok(answer.into_inner().size_bytes.unsigned_abs())
+    }
+
+    /// Makes a snapshot that can be written to, as large as its source.
+    pub(crate) async fn snapshot(
+        &self,
+        class: &str,
+        name: &str,
+        source: &str,
+    ) -> Result<LogicalVolume, Status> {
+        let request = CreateLvSnapshotRequest {
+            name: name.to_owned(),
+            device_class: class.to_owned(),
+            source_volume: source.to_owned(),
+            access_type: "rw".to_owned(),
+            ..CreateLvSnapshotRequest::default()
+        };
+        let answer = self.client.clone().lv.create_lv_snapshot(request).await?;
+        Ok(answer.into_inner().snapshot.expect("the answer has it"))
+    }
+
+    /// Makes a volume that holds a backup.
+    pub(crate) async fn restore(
+        &self,
+        class: &str,
+        name: &str,
+        size_gb: u64,
+        source: &DataSource,
+    ) -> Result<LogicalVolume, Status> {
+        let request = CreateLvRequest {
+            device_class: class.to_owned(),
+            ..with_source(name, size_gb, source)
+        };
+        let answer = self.client.clone().lv.create_lv(request).await?;
+        Ok(answer.into_inner().volume.expect("the answer has it"))
     }
 
     pub(crate) async fn list(&self, class: &str) -> Vec<LogicalVolume> {
@@ -309,6 +343,15 @@ pub(crate) fn content(name: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     File::open(device(name))
         .and_then(|mut device| device.read_to_end(&mut bytes))
+        .expect("the volume can be read");
+    bytes
+}
+
+/// So many of its first bytes.
+pub(crate) fn head(name: &str, len: u64) -> Vec<u8> {
+    let mut bytes = vec![0; usize::try_from(len).expect("a length")];
+    File::open(device(name))
+        .and_then(|device| device.read_exact_at(&mut bytes, 0))
         .expect("the volume can be read");
     bytes
 }
