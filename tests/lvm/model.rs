@@ -1,14 +1,25 @@
 //! Two hundred operations from a seed, held against a model: what is listed, what is free, every byte,
 //! and what LVM and the kernel have. A failure prints the seed, which makes the same operations again.
 
-use std::{collections::BTreeMap, env, fs::File, os::unix::fs::FileExt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env,
+    fs::File,
+    ops::Range,
+    os::unix::fs::FileExt,
+    time::Duration,
+};
 
-use ringback_proto::lvmd::{CreateLvSnapshotRequest, DataSource, StateType};
+use ringback_proto::{
+    control::{JobKind, JobPhase, WatchJobRequest},
+    lvmd::{CreateBackupRequest, DataSource, StateType, data_source::S3},
+};
+use tokio::task::JoinHandle;
 use tonic::Code;
 
 use crate::{
-    client::{asynchronous, backup, synchronous, with_source},
-    harness::{GIB, MIB},
+    client::{asynchronous, backup, ok, synchronous},
+    harness::{GIB, MIB, wait_for},
     vg::{Bed, CLASSES, device},
 };
 
@@ -17,6 +28,8 @@ const SEEDS: &str = "RINGBACK_LVM_SEEDS";
 const OPERATIONS: &str = "RINGBACK_LVM_OPERATIONS";
 const EXTENT: u64 = 4 * MIB;
 const VOLUMES_MAX: usize = 6;
+/// Mebibytes that are looked at in what is zeros.
+const ZEROS_LOOKED_AT: usize = 8;
 
 /// splitmix64
 struct Dice(u64);
@@ -41,14 +54,14 @@ impl Dice {
     }
 }
 
-/// A volume's content: a seed for each mebibyte, 0 for zeros.
-type Content = Vec<u64>;
+/// A seed for each mebibyte of a volume that is always looked at, 0 for zeros. Others are zeros, too:
+/// what lies behind the end of a backup is looked at here and there.
+type Content = BTreeMap<u64, u64>;
 
 #[derive(Debug, Clone)]
 struct Volume {
     class: &'static str,
     bytes: u64,
-    /// What lies behind is zeros.
     content: Content,
 }
 
@@ -56,7 +69,8 @@ struct Volume {
 #[derive(Default)]
 struct Model {
     volumes: BTreeMap<String, Volume>,
-    backups: BTreeMap<String, Content>,
+    /// The volumes as they were.
+    backups: BTreeMap<String, Volume>,
     free: BTreeMap<&'static str, u64>,
     names: u64,
 }
@@ -65,6 +79,12 @@ impl Model {
     fn free_bytes(&self, class: &str) -> u64 {
         let taken = self.volumes.values().filter(|it| it.class == class);
         self.free[class] - taken.map(|it| it.bytes).sum::<u64>()
+    }
+
+    /// The snapshot of a thick volume takes a fifth of its size.
+    fn has_room_for_a_backup(&self, volume: &Volume) -> bool {
+        let snapshot_bytes = (volume.bytes / 5).next_multiple_of(EXTENT);
+        volume.class == "thin" || snapshot_bytes <= self.free_bytes("thick")
     }
 
     fn new_name(&mut self, prefix: &str) -> String {
@@ -94,6 +114,15 @@ struct Run {
     dice: Dice,
 }
 
+/// A backup that was begun.
+struct Begun {
+    name: String,
+    request: CreateBackupRequest,
+    /// The volume as it was then.
+    volume: Volume,
+    has_room: bool,
+}
+
 impl Run {
     async fn step(&mut self) -> String {
         let class = self.dice.one_of(&CLASSES).expect("two");
@@ -101,16 +130,18 @@ impl Run {
         let stored: Vec<String> = self.model.backups.keys().cloned().collect();
         let stored = self.dice.one_of(&stored);
         match (self.dice.below(100), volume, stored) {
-            (0..12, ..) => self.create(class).await,
-            (12..30, Some(name), _) => self.write(&name),
-            (30..38, Some(name), _) => self.snapshot(&name).await,
-            (38..50, Some(name), _) => self.back_up(&name).await,
-            (50..62, _, Some(stored)) => self.restore(class, &stored).await,
-            (62..68, Some(name), _) => self.resize(&name).await,
-            (68..86, Some(name), _) => self.remove(&name).await,
-            (86..90, ..) => self.kill().await,
-            (90..95, Some(name), _) => self.kill_in_a_backup(&name).await,
-            (95.., _, Some(stored)) => self.kill_in_a_restore(class, &stored).await,
+            (0..13, ..) => self.create(class).await,
+            (13..33, Some(name), _) => self.write(&name),
+            (33..41, Some(name), _) => self.snapshot(&name).await,
+            (41..46, Some(name), _) => self.back_up(&name).await,
+            (46..53, _, Some(stored)) => self.restore(class, &stored).await,
+            (53..61, Some(name), _) => self.resize(&name).await,
+            (61..78, Some(name), _) => self.remove(&name).await,
+            (78..85, Some(name), _) => self.meet_a_backup(&name).await,
+            (85..90, _, Some(stored)) => self.meet_a_restore(class, &stored).await,
+            (90..93, ..) => self.kill().await,
+            (93..96, Some(name), _) => self.kill_in_a_backup(&name).await,
+            (96.., _, Some(stored)) => self.kill_in_a_restore(class, &stored).await,
             _ => self.create(class).await,
         }
     }
@@ -136,33 +167,25 @@ impl Run {
             return format!("{told}: no room");
         }
         assert_eq!(made.expect(&told).size_bytes.unsigned_abs(), bytes);
-        let mut content = vec![0; usize::try_from(bytes / MIB).expect("few")];
-        if class == "thick" {
-            // What the disk held is nobody's business, the model's neither.
-            content.fill_with(|| self.dice.roll());
-        }
-        let volume = Volume {
+        let mut volume = Volume {
             class,
-            bytes,
-            content,
+            bytes: 0,
+            content: Content::new(),
         };
-        if class == "thick" {
-            let all: Vec<usize> = (0..volume.content.len()).collect();
-            put(&name, &volume.content, &all);
-        }
+        lengthen(&name, &mut volume, bytes, &mut self.dice);
         self.model.volumes.insert(name, volume);
         told
     }
 
     fn write(&mut self, name: &str) -> String {
         let volume = self.model.volumes.get_mut(name).expect("there");
-        let len = u64::try_from(volume.content.len()).expect("few");
-        let at = usize::try_from(self.dice.below(len)).expect("few");
-        volume.content[at] = match self.dice.below(4) {
+        let at = self.dice.below(volume.bytes / MIB);
+        let seed = match self.dice.below(4) {
             0 => 0,
             _ => self.dice.roll(),
         };
-        put(name, &volume.content, &[at]);
+        volume.content.insert(at, seed);
+        put(name, &volume.content, at..at + 1);
         format!("write mebibyte {at} of {name}")
     }
 
@@ -170,14 +193,7 @@ impl Run {
         let volume = self.model.volumes[source].clone();
         let name = self.model.new_name("s");
         let told = format!("snapshot {name} of {source} in {}", volume.class);
-        let request = CreateLvSnapshotRequest {
-            name: name.clone(),
-            device_class: volume.class.to_owned(),
-            source_volume: source.to_owned(),
-            access_type: "rw".to_owned(),
-            ..CreateLvSnapshotRequest::default()
-        };
-        let made = self.bed.client.clone().lv.create_lv_snapshot(request).await;
+        let made = self.bed.snapshot(volume.class, &name, source).await;
         if volume.class == "thick" {
             assert_eq!(made.expect_err(&told).code(), Code::Unimplemented);
             return format!("{told}: not of thick volumes");
@@ -192,73 +208,91 @@ impl Run {
     }
 
     async fn back_up(&mut self, volume: &str) -> String {
+        let begun = self.begin_backup(volume).await;
+        let told = format!("back up {volume} as {}", begun.name);
+        self.end_backup(begun, told).await
+    }
+
+    async fn begin_backup(&mut self, volume: &str) -> Begun {
         let name = self.model.new_name("b");
-        let told = format!("back up {volume} as {name}");
         let request = backup(&name, volume, &self.bed.store.s3(&name));
-        let state = self.bed.client.end_of(&request).await;
-        if state.state() == StateType::Error {
+        let state = self.bed.client.poll(&request).await.expect("it starts");
+        assert_eq!(state.state(), StateType::Inprogress, "{}", state.msg);
+        let volume = self.model.volumes[volume].clone();
+        Begun {
+            name,
+            request,
+            has_room: self.model.has_room_for_a_backup(&volume),
+            volume,
+        }
+    }
+
+    async fn end_backup(&mut self, begun: Begun, told: String) -> String {
+        let state = self.bed.client.end_of(&begun.request).await;
+        if !begun.has_room {
+            assert_eq!(state.state(), StateType::Error, "{told}: {}", state.msg);
             let room = "are free in its volume group";
             assert!(state.msg.contains(room), "{told}: {}", state.msg);
             return format!("{told}: no room for its snapshot");
         }
-        let content = self.model.volumes[volume].content.clone();
-        self.model.backups.insert(name, content);
+        assert_eq!(state.state(), StateType::Complete, "{told}: {}", state.msg);
+        self.model.backups.insert(begun.name, begun.volume);
         told
     }
 
     async fn restore(&mut self, class: &'static str, stored: &str) -> String {
         let name = self.model.new_name("r");
         let told = format!("restore {stored} as {name} in {class}");
-        let source = synchronous(&self.bed.store.s3(stored));
-        if !self.begin_restore(class, &name, &source, &told).await {
+        let size_gb = self.size_gb(stored);
+        if size_gb > 1 {
+            let source = synchronous(&self.bed.store.s3(stored));
+            let made = self.bed.restore(class, &name, size_gb - 1, &source).await;
+            assert_eq!(made.expect_err(&told).code(), Code::OutOfRange, "{told}");
+        }
+        if !self.begin_restore(class, stored, &name, synchronous).await {
             return format!("{told}: no room");
         }
         self.restored(class, stored, name);
         told
     }
 
+    /// The least that holds a backup.
+    fn size_gb(&self, stored: &str) -> u64 {
+        self.model.backups[stored].bytes.div_ceil(GIB)
+    }
+
     /// Whether there is room for it.
     async fn begin_restore(
         &self,
         class: &'static str,
+        stored: &str,
         name: &str,
-        source: &DataSource,
-        told: &str,
+        source: impl Fn(&S3) -> DataSource,
     ) -> bool {
-        let mut request = with_source(name, 1, source);
-        request.device_class = class.to_owned();
-        let made = self.bed.client.clone().lv.create_lv(request).await;
-        let has_room = GIB <= self.model.free_bytes(class);
+        let (size_gb, source) = (self.size_gb(stored), source(&self.bed.store.s3(stored)));
+        let made = self.bed.restore(class, name, size_gb, &source).await;
+        let has_room = size_gb * GIB <= self.model.free_bytes(class);
         match has_room {
-            true => drop(made.expect(told)),
-            false => assert_eq!(made.expect_err(told).code(), Code::ResourceExhausted),
+            true => drop(made.expect(name)),
+            false => assert_eq!(made.expect_err(name).code(), Code::ResourceExhausted),
         }
         has_room
     }
 
     fn restored(&mut self, class: &'static str, stored: &str, name: String) {
-        let mut content = self.model.backups[stored].clone();
-        // As far as it is written to afterwards; the rest is looked at here and there.
-        content.resize(content.len() + 8, 0);
         let volume = Volume {
             class,
-            bytes: GIB,
-            content,
+            bytes: self.size_gb(stored) * GIB,
+            content: self.model.backups[stored].content.clone(),
         };
-        check(&name, &volume);
+        check(&name, &volume, &mut self.dice);
         self.model.volumes.insert(name, volume);
     }
 
     async fn resize(&mut self, name: &str) -> String {
         let free = self.model.free_bytes(self.model.volumes[name].class);
         let volume = self.model.volumes.get_mut(name).expect("there");
-        // A backup of more than a gibibyte does not fit into what is restored here.
-        let steps = if volume.bytes < GIB {
-            self.dice.below(4)
-        } else {
-            0
-        };
-        let bytes = volume.bytes + steps * EXTENT;
+        let bytes = volume.bytes + self.dice.below(4) * EXTENT;
         let told = format!("resize {name} to {bytes}");
         let resized = self.bed.resize(volume.class, name, bytes).await;
         if bytes - volume.bytes > free {
@@ -266,26 +300,121 @@ impl Run {
             return format!("{told}: no room");
         }
         assert_eq!(resized.expect(&told), bytes);
-        let grown = usize::try_from((bytes - volume.bytes) / MIB).expect("few");
-        volume.bytes = bytes;
-        if volume.class == "thick" {
-            let before = volume.content.len();
-            volume
-                .content
-                .resize_with(before + grown, || self.dice.roll());
-            let new: Vec<usize> = (before..before + grown).collect();
-            put(name, &volume.content, &new);
-        }
+        lengthen(name, volume, bytes, &mut self.dice);
         told
     }
 
     async fn remove(&mut self, name: &str) -> String {
         let volume = self.model.volumes.remove(name).expect("there");
         let told = format!("remove {name}");
+        if volume.class == "thick" {
+            soil(name, volume.bytes);
+        }
         self.bed.remove(volume.class, name).await.expect(&told);
         let again = self.bed.remove(volume.class, name).await;
         assert_eq!(again.expect_err(&told).code(), Code::NotFound);
         told
+    }
+
+    /// A backup during which its volume is written to, snapshotted, grown or removed.
+    async fn meet_a_backup(&mut self, volume: &str) -> String {
+        let begun = self.begin_backup(volume).await;
+        let phase = wait_for("its snapshot, or its end", async || {
+            let phase = self.phase(&begun.name).await;
+            (phase != JobPhase::Preparing).then_some(phase)
+        })
+        .await;
+        let what = self.dice.below(4);
+        let at_most_ms = if what == 3 {
+            3000
+        } else {
+            self.dice.below(500)
+        };
+        let held = self.hold_replies(at_most_ms);
+        let meanwhile = match what {
+            0 => self.write(volume),
+            1 => self.snapshot(volume).await,
+            2 => self.resize(volume).await,
+            _ => self.remove(volume).await,
+        };
+        held.abort();
+        let told = format!(
+            "back up {volume} as {}, at {phase:?} {meanwhile}",
+            begun.name
+        );
+        let Some(now) = self.model.volumes.get(volume) else {
+            return self.end_backup_of_none(begun, told).await;
+        };
+        if now.class == "thick" && now.bytes > begun.volume.bytes {
+            let ends = [JobPhase::Done, JobPhase::Failed];
+            assert!(ends.contains(&self.phase(&begun.name).await), "{told}");
+        }
+        self.end_backup(begun, told).await
+    }
+
+    async fn phase(&self, backup: &str) -> JobPhase {
+        let request = WatchJobRequest {
+            kind: JobKind::Backup.into(),
+            name: backup.to_owned(),
+            device_class: String::new(),
+        };
+        let mut states = ok(self.bed.client.clone().own.watch_job(request).await);
+        let state = states.message().await.expect("it can be followed");
+        state.expect("it has a state").phase()
+    }
+
+    /// When its volume was removed a backup was complete, or there is none.
+    async fn end_backup_of_none(&mut self, begun: Begun, told: String) -> String {
+        let client = self.bed.client.clone();
+        let state = client.poll(&begun.request).await.expect("it is told");
+        if state.state() == StateType::Complete {
+            self.model.backups.insert(begun.name, begun.volume);
+            return format!("{told}: it was complete");
+        }
+        assert_eq!(state.state(), StateType::Error, "{told}: {}", state.msg);
+        let again = client.poll(&begun.request).await;
+        assert_eq!(again.expect_err(&told).code(), Code::NotFound, "{told}");
+        told
+    }
+
+    /// A restore during which its volume is removed, or another one wants its name.
+    async fn meet_a_restore(&mut self, class: &'static str, stored: &str) -> String {
+        let name = self.model.new_name("r");
+        let told = format!("restore {stored} as {name} in {class}");
+        if !self.begin_restore(class, stored, &name, asynchronous).await {
+            return format!("{told}: no room");
+        }
+        let at_most_ms = self.dice.below(500);
+        let held = self.hold_replies(at_most_ms);
+        if self.dice.below(2) == 0 {
+            self.bed.remove(class, &name).await.expect(&told);
+            let again = self.bed.remove(class, &name).await;
+            assert_eq!(again.expect_err(&told).code(), Code::NotFound, "{told}");
+            return format!("{told}, and remove it meanwhile");
+        }
+        let other = self.dice.one_of(&CLASSES).expect("two");
+        let taken = self.bed.try_create(other, &name, EXTENT).await;
+        assert_eq!(taken.expect_err(&told).code(), Code::AlreadyExists);
+        held.abort();
+        // The same call waits for its end, or is too late.
+        let size_gb = self.size_gb(stored);
+        let source = synchronous(&self.bed.store.s3(stored));
+        let same = self.bed.restore(class, &name, size_gb, &source).await;
+        if let Err(status) = same {
+            assert_eq!(status.code(), Code::AlreadyExists, "{told}: {status}");
+        }
+        self.restored(class, stored, name);
+        format!("{told}, and another one in {other} meanwhile: no")
+    }
+
+    /// Keeps jobs from their ends until it is aborted, or for so long: what is being committed is
+    /// waited for.
+    fn hold_replies(&self, at_most_ms: u64) -> JoinHandle<()> {
+        let held = self.bed.store.endpoint.hold_replies();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(at_most_ms)).await;
+            drop(held);
+        })
     }
 
     async fn kill(&mut self) -> String {
@@ -294,19 +423,18 @@ impl Run {
     }
 
     async fn kill_in_a_backup(&mut self, volume: &str) -> String {
-        let name = self.model.new_name("b");
-        let request = backup(&name, volume, &self.bed.store.s3(&name));
-        self.bed.client.poll(&request).await.expect("it starts");
+        let begun = self.begin_backup(volume).await;
         let late = self.wait_a_little().await;
         self.bed.restart().await;
-        format!("kill {late:?} into a backup of {volume} as {name}")
+        let told = format!("kill {late:?} into a backup of {volume} as {}", begun.name);
+        // It was whole, or is begun anew.
+        self.end_backup(begun, told).await
     }
 
     async fn kill_in_a_restore(&mut self, class: &'static str, stored: &str) -> String {
         let name = self.model.new_name("r");
         let told = format!("a restore of {stored} as {name} in {class}");
-        let source = asynchronous(&self.bed.store.s3(stored));
-        if !self.begin_restore(class, &name, &source, &told).await {
+        if !self.begin_restore(class, stored, &name, asynchronous).await {
             return format!("{told}: no room");
         }
         let late = self.wait_a_little().await;
@@ -346,32 +474,61 @@ impl Run {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         self.bed.assert_left(&names);
         if let Some(name) = self.dice.one_of(&names) {
-            check(name, &self.model.volumes[name]);
+            check(name, &self.model.volumes[name], &mut self.dice);
         }
     }
 }
 
+/// Makes a volume of the model longer. What the disk held is nobody's business, the model's neither.
+fn lengthen(name: &str, volume: &mut Volume, bytes: u64, dice: &mut Dice) {
+    let new = volume.bytes / MIB..bytes / MIB;
+    let is_thick = volume.class == "thick";
+    for at in new.clone() {
+        let seed = if is_thick { dice.roll() } else { 0 };
+        volume.content.insert(at, seed);
+    }
+    if is_thick {
+        put(name, &volume.content, new);
+    }
+    volume.bytes = bytes;
+}
+
 /// Writes some mebibytes.
-fn put(name: &str, content: &Content, places: &[usize]) {
-    let file = File::options()
-        .write(true)
-        .open(device(name))
-        .expect("opens");
-    for &at in places {
-        let offset = u64::try_from(at).expect("few") * MIB;
-        file.write_all_at(&piece(content[at]), offset)
+fn put(name: &str, content: &Content, places: Range<u64>) {
+    let file = open_to_write(name);
+    for at in places {
+        file.write_all_at(&piece(content[&at]), at * MIB)
             .expect("writes");
     }
     file.sync_all().expect("syncs");
 }
 
-fn check(name: &str, volume: &Volume) {
+/// Leaves something in every mebibyte to whoever gets the extents next.
+fn soil(name: &str, bytes: u64) {
+    let file = open_to_write(name);
+    for at in 0..bytes / MIB {
+        file.write_all_at(&[0xee; 4096], at * MIB).expect("writes");
+    }
+    file.sync_all().expect("syncs");
+}
+
+fn open_to_write(name: &str) -> File {
+    let opened = File::options().write(true).open(device(name));
+    opened.expect("opens")
+}
+
+/// Reads what is always looked at, and some of the zeros that are the rest, its end among them.
+fn check(name: &str, volume: &Volume, dice: &mut Dice) {
     let file = File::open(device(name)).expect("opens");
+    let len = volume.bytes / MIB;
+    let mut places: BTreeSet<u64> = volume.content.keys().copied().collect();
+    places.extend((0..ZEROS_LOOKED_AT).map(|_| dice.below(len)));
+    places.insert(len - 1);
     let mut found = piece(0);
-    for (at, seed) in volume.content.iter().enumerate() {
-        let offset = u64::try_from(at).expect("few") * MIB;
-        file.read_exact_at(&mut found, offset).expect("reads");
-        assert!(found == piece(*seed), "mebibyte {at} of {name}: {volume:?}");
+    for at in places {
+        file.read_exact_at(&mut found, at * MIB).expect("reads");
+        let seed = volume.content.get(&at).copied().unwrap_or(0);
+        assert!(found == piece(seed), "mebibyte {at} of {name}: {volume:?}");
     }
 }
 
@@ -383,6 +540,10 @@ async fn run(seed: u64) {
     for class in CLASSES {
         free.insert(class, bed.free_bytes(class).await);
     }
+    // So that stale data shows wherever it is looked for.
+    bed.create("thick", "dirt", free["thick"]).await;
+    soil("dirt", free["thick"]);
+    bed.remove("thick", "dirt").await.expect("it is removed");
     let mut run = Run {
         bed,
         dice: Dice(seed),
@@ -399,8 +560,9 @@ async fn run(seed: u64) {
         run.judge(&[class]).await;
     }
     run.judge(&CLASSES).await;
-    let all = run.model.volumes.iter();
-    all.for_each(|(name, volume)| check(name, volume));
+    for (name, volume) in &run.model.volumes {
+        check(name, volume, &mut run.dice);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
