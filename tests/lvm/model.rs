@@ -1,5 +1,6 @@
-//! Two hundred operations from a seed, held against a model: what is listed, what is free, every byte,
-//! and what LVM and the kernel have. A failure prints the seed, which makes the same operations again.
+//! Two hundred operations from a seed, held against a model: what is listed, what is free, what volumes
+//! hold, and what LVM and the kernel have. A failure prints the seed, which makes the same operations
+//! again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -324,18 +325,15 @@ impl Run {
             (phase != JobPhase::Preparing).then_some(phase)
         })
         .await;
-        let what = self.dice.below(4);
-        let at_most_ms = if what == 3 {
-            3000
-        } else {
-            self.dice.below(500)
-        };
-        let held = self.hold_replies(at_most_ms);
-        let meanwhile = match what {
+        // The removal ends it, whatever the store does; all else lets it go on.
+        let is_removed = self.dice.below(4) == 0;
+        let at_most_ms = self.dice.below(500);
+        let held = self.hold_replies(if is_removed { 3000 } else { at_most_ms });
+        let meanwhile = match self.dice.below(3) {
+            _ if is_removed => self.remove(volume).await,
             0 => self.write(volume),
             1 => self.snapshot(volume).await,
-            2 => self.resize(volume).await,
-            _ => self.remove(volume).await,
+            _ => self.resize(volume).await,
         };
         held.abort();
         let told = format!(
@@ -345,6 +343,7 @@ impl Run {
         let Some(now) = self.model.volumes.get(volume) else {
             return self.end_backup_of_none(begun, told).await;
         };
+        // LVM does not grow it before.
         if now.class == "thick" && now.bytes > begun.volume.bytes {
             let ends = [JobPhase::Done, JobPhase::Failed];
             assert!(ends.contains(&self.phase(&begun.name).await), "{told}");
