@@ -29,3 +29,4 @@ mod tools;
 mod valve;
 mod vg;
 mod volumes;
+mod writer;

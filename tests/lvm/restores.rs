@@ -6,6 +6,7 @@ use tonic::{Code, Status};
 use crate::{
     client::{assert_refused, asynchronous, synchronous, with_source},
     harness::{MIB, wait_for},
+    paths::assert_ring,
     store::fill,
     valve::Valve,
     vg::{
@@ -14,7 +15,7 @@ use crate::{
     },
 };
 
-async fn restore(
+pub(crate) async fn restore(
     bed: &Bed,
     class: &str,
     name: &str,
@@ -85,7 +86,9 @@ async fn a_restored_volume_has_every_byte_and_nothing_of_what_the_disk_held() {
     soil();
     for class in ["thick", "thin", "raw"] {
         let source = synchronous(&bed.store.s3("monday"));
+        let before = bed.daemon.log().len();
         let volume = restore(&bed, class, "again", &source).await.expect(class);
+        assert_ring(&bed.daemon.log()[before..], "writing the volume");
         assert_eq!(volume.size_bytes, 1 << 30);
         assert_eq!(
             (volume.dev_major, volume.dev_minor),
@@ -153,6 +156,8 @@ async fn a_volume_under_restore_is_not_listed_counts_as_taken_and_keeps_its_name
             let taken = bed.try_create(other, "again", 8 * MIB).await;
             assert_refused(taken, Code::AlreadyExists, "again");
         }
+        let grown = bed.resize(class, "again", 2 << 30).await;
+        assert_refused(grown, Code::NotFound, "there is no volume again");
         valve.open();
         wait_for("the restored volume", async || {
             (bed.names(class).await == ["again"]).then_some(())
@@ -181,7 +186,8 @@ async fn removing_a_volume_under_restore_leaves_nothing() {
             .await
             .expect("it answers at once");
         valve.is_shut().await;
-        bed.remove(class, "again").await.expect("it is removed");
+        // Of whatever class: names are the group's.
+        bed.remove("raw", "again").await.expect("it is removed");
         bed.assert_left(&[]);
         assert_eq!(bed.free_bytes(class).await, free);
     }

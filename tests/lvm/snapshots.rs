@@ -1,6 +1,6 @@
 //! Snapshots that somebody asks for, and those that backups read.
 
-use std::os::unix::fs::FileExt;
+use std::{os::unix::fs::FileExt, time::Duration};
 
 use ringback_proto::{
     control::{JobKind, JobPhase, WatchJobRequest},
@@ -11,13 +11,18 @@ use tonic::{Code, Status};
 use crate::{
     client::{assert_refused, backup, synchronous},
     harness::{MIB, wait_for},
+    paths::assert_ring,
     store::fill,
     valve::Valve,
     vg::{
-        Bed, CLASSES, PROMISED_BYTES_MAX, VG, assert_holds, content, field, run, vg_free_bytes,
-        words, write,
+        Bed, CLASSES, PROMISED_BYTES_MAX, VG, assert_holds, content, device, field, run,
+        vg_free_bytes, words, write,
     },
+    writer::Writer,
 };
+
+/// A write to a volume that is backed up takes no longer.
+const STALL_MAX: Duration = Duration::from_secs(5);
 
 pub(crate) async fn snapshot(
     bed: &Bed,
@@ -125,7 +130,10 @@ async fn a_backup_reads_a_snapshot_that_nobody_is_told_of_and_that_goes_with_it(
         run(&["sync"]);
         let original = content(name);
         let free = bed.free_bytes(class).await;
+        let before = bed.daemon.log().len();
+        let writer = Writer::start(&device(name), 60 * MIB);
         let (valve, request) = shut_in_the_midst(&bed).await;
+        assert_ring(&bed.daemon.log()[before..], "reading the volume");
         let all = words(&["lvs", "--noheadings", "-o", "lv_name,lv_attr", VG]);
         let ours: Vec<&String> = all.iter().filter(|it| it.contains("ringback")).collect();
         assert_eq!(ours.len(), 1, "{all:?}");
@@ -136,11 +144,16 @@ async fn a_backup_reads_a_snapshot_that_nobody_is_told_of_and_that_goes_with_it(
         let taken = if class == "thick" { 16 * MIB } else { 0 };
         assert_eq!(bed.free_bytes(class).await, free - taken, "{class}");
 
-        // The origin goes on at once.
+        // The origin goes on at once, and never stalls.
         write(name, 0, 8 * MIB, 1);
+        let writes = writer.writes();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(writer.writes() > writes, "{class}");
         valve.open();
         let state = bed.client.end_of(&request).await;
         assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
+        let longest = writer.longest();
+        assert!(longest < STALL_MAX, "{class}: {longest:?}");
         bed.assert_left(&[name]);
         assert_eq!(bed.free_bytes(class).await, free, "{class}");
         bed.remove(class, name).await.expect("it is removed");
