@@ -8,6 +8,7 @@ mod client;
 mod crashes;
 mod disk_errors;
 mod edges;
+mod failures;
 mod filesystems;
 mod folders;
 mod guest;
@@ -17,6 +18,9 @@ mod harness;
 mod meanwhile;
 mod model;
 mod mounted;
+#[path = "../e2e/objects.rs"]
+#[expect(dead_code, reason = "the end-to-end tests ask for more")]
+mod objects;
 mod paths;
 mod repository;
 mod restores;
