@@ -15,6 +15,7 @@ mod guest;
 #[path = "../e2e/harness.rs"]
 #[expect(dead_code, reason = "the end-to-end tests ask for more")]
 mod harness;
+mod identity;
 mod meanwhile;
 mod model;
 mod mounted;
