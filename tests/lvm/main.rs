@@ -17,6 +17,7 @@ mod guest;
 mod harness;
 mod identity;
 mod meanwhile;
+mod metrics;
 mod model;
 mod mounted;
 #[path = "../e2e/objects.rs"]
