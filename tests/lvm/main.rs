@@ -16,6 +16,7 @@ mod guest;
 #[expect(dead_code, reason = "the end-to-end tests ask for more")]
 mod harness;
 mod identity;
+mod layouts;
 mod meanwhile;
 mod metrics;
 mod model;
