@@ -57,6 +57,13 @@ impl Worn {
         Self { disk, bed }
     }
 
+    /// Mends a disk that failed as a whole, and tells LVM, which may have done without it.
+    fn bring_disk_back(&self) {
+        self.disk.mend();
+        output("vgck", &["--updatemetadata", VG]);
+        output("vgextend", &["--restoremissing", VG, WORN]);
+    }
+
     /// Where on the disk a volume or the data of a pool begins.
     #[track_caller]
     fn place_mib(volume: &str) -> u64 {
@@ -177,7 +184,7 @@ async fn a_disk_that_fails_ends_jobs_with_the_place_and_nothing_is_left_of_them(
     let thick = Worn::place_mib("data");
     a_backup_meets_a_hole(&worn, thick + 31).await;
     worn.disk.mend();
-    bed.remove("thick", "data").await.expect("it is removed");
+    a_snapshot_stays_until_its_disk_is_back(&worn).await;
     bed.create("thin", "data", 64 * MIB).await;
     let thin = Worn::place_mib("pool_tdata");
     let request = a_backup_meets_a_hole(&worn, thin + 1).await;
@@ -209,12 +216,36 @@ async fn a_disk_that_fails_ends_jobs_with_the_place_and_nothing_is_left_of_them(
     let (restored, ()) = tokio::join!(restored, failed);
     assert_refused(restored, Code::Internal, "Input/output error");
     bed.assert_left(&[]);
-    worn.disk.mend();
-    // LVM removed it without the disk, and is to be told that it is back.
-    run(&["vgck", "--updatemetadata", VG]);
-    run(&["vgextend", "--restoremissing", VG, WORN]);
+    worn.bring_disk_back();
     bed.create("thick", "again", 4 * MIB).await;
     bed.assert_left(&["again"]);
+}
+
+/// A backup of `data` whose disk goes away: LVM does not remove the snapshot then. It goes with the
+/// next change, the volume's removal.
+async fn a_snapshot_stays_until_its_disk_is_back(worn: &Worn) {
+    let bed = &worn.bed;
+    fill(
+        "/dev/vm/data",
+        0,
+        60 * MIB,
+        "more than is read before the valve shuts",
+    );
+    run(&["sync"]);
+    let (valve, request) = shut_in_the_midst(bed).await;
+    worn.disk.fail();
+    valve.open();
+    let state = bed.client.end_of(&request).await;
+    assert_eq!(state.state(), StateType::Error, "{}", state.msg);
+    assert!(state.msg.contains("Input/output error"), "{}", state.msg);
+    let volumes = lines("lvs", &["--noheadings", "-o", "lv_name", VG]);
+    assert!(
+        volumes.iter().any(|it| it.starts_with(".ringback-b")),
+        "{volumes:?}"
+    );
+    worn.bring_disk_back();
+    bed.remove("thick", "data").await.expect("it is removed");
+    bed.assert_left(&[]);
 }
 
 /// What a backup of `data` is to read below.

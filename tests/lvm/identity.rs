@@ -9,7 +9,7 @@ use crate::{
     vg::{Bed, VG, field, run},
 };
 
-/// Writes 16 MiB that are the same each time, but for the mebibyte 8.
+/// Fills a volume of 16 MiB with what is the same each time, but for the mebibyte 8.
 fn write_data(volume: &str, seed: &str) {
     let device = format!("/dev/{VG}/{volume}");
     fill(&device, 0, 16 * MIB, "data");
@@ -30,7 +30,7 @@ async fn back_up(bed: &Bed, volume: &str, name: &str) -> BackupStats {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_volume_is_the_same_after_a_restart_and_a_rename_and_another_when_it_is_made_again() {
     let mut bed = Bed::new().await;
-    bed.create("thick", "data", 32 * MIB).await;
+    bed.create("thick", "data", 16 * MIB).await;
     write_data("data", "one");
     let first = back_up(&bed, "data", "monday").await;
     assert_eq!((first.unchanged_bytes, first.new_bytes), (0, 16 * MIB));
@@ -59,7 +59,7 @@ async fn a_volume_is_the_same_after_a_restart_and_a_rename_and_another_when_it_i
     );
 
     bed.remove("thick", "other").await.expect("it is removed");
-    bed.create("thin", "data", 32 * MIB).await;
+    bed.create("thin", "data", 16 * MIB).await;
     write_data("data", "one");
     let state = bed.client.end_of(&request).await;
     assert_eq!(state.state(), StateType::Error, "{}", state.msg);
