@@ -134,7 +134,7 @@ async fn a_store_that_refuses_or_lost_something_ends_jobs_which_leave_nothing() 
     let objects = Objects::new();
     bed.store = objects.store().await;
     bed.create("thick", "data", 64 * MIB).await;
-    fill("/dev/vm/data", 8 * MIB, 40 * MIB, "data");
+    fill("/dev/vm/data", 8 * MIB, 24 * MIB, "data");
     run(&["sync"]);
     let original = content("data");
     let wrong = S3 {

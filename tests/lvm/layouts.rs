@@ -44,7 +44,7 @@ fn soil() {
     run(&["lvremove", "--yes", "vm/dirt"]);
 }
 
-/// Backs a volume of 64 MiB up that was laid out as its class, or this option class, says; what it held.
+/// Backs a volume of 32 MiB up that was laid out as its class, or this option class, says; what it held.
 async fn backed_up(
     bed: &Bed,
     class: &str,
@@ -54,12 +54,12 @@ async fn backed_up(
     let request = CreateLvRequest {
         device_class: class.to_owned(),
         data_source_or_option_class: option_class.map(|it| it.as_bytes().into()),
-        ..sized_bytes("data", 64 * MIB)
+        ..sized_bytes("data", 32 * MIB)
     };
     ok(bed.client.clone().lv.create_lv(request).await);
     // What nobody has written may be one thing in one half of a mirror and another in the other.
-    write("data", 0, 64 * MIB, 0);
-    for at in [0, 9, 21, 63] {
+    write("data", 0, 32 * MIB, 0);
+    for at in [0, 9, 21, 31] {
         fill("/dev/vm/data", at * MIB + 4096 * at, MIB / 2, class);
     }
     run(&["sync"]);
