@@ -15,7 +15,6 @@ use crate::{
     client::{assert_refused, backup, ok, synchronous},
     harness::MIB,
     objects::Objects,
-    restores::restore,
     snapshots::shut_in_the_midst,
     store::{BUCKET, fill},
     tools::{output, read_at},
@@ -23,8 +22,9 @@ use crate::{
     vg::{Bed, CLASSES, POOL, RAW_POOL, VG, content, device, run, write},
 };
 
-/// The disk that can be made to fail. [`Bed::assert_left`] passes over devices of such a name.
-const WORN: &str = "/dev/mapper/disk-of-the-pool";
+/// The disk that can be made to fail.
+const WORN: &str = "worn";
+const WORN_PATH: &str = "/dev/mapper/worn";
 const WORN_MIB: u64 = 1016;
 const EXTENT_MIB: u64 = 4;
 /// LVM has what is before a disk's first extent for itself.
@@ -40,17 +40,17 @@ struct Worn {
 
 impl Worn {
     async fn new() -> Self {
-        let bed = Bed::new().await;
+        let mut bed = Bed::new().await;
         // It has looked at its pools.
         bed.free_bytes("thin").await;
         let disks = std::env::var("RINGBACK_GUEST_DISKS").expect("the guest's");
         let disks: Vec<&str> = disks.split_whitespace().collect();
         run(&["vgremove", "--yes", VG]);
-        let name = WORN.rsplit('/').next().expect("a name");
-        let disk = Mapping::of(name, disks[1].as_ref(), WORN_MIB);
-        run(&["vgcreate", VG, WORN, disks[0], disks[2]]);
+        let disk = Mapping::of(WORN, disks[1].as_ref(), WORN_MIB);
+        bed.mappings.push(WORN);
+        run(&["vgcreate", VG, WORN_PATH, disks[0], disks[2]]);
         // So that the worn disk has the most room: LVM begins there with what fits on none.
-        for (pool, size, disk) in [(POOL, "96m", WORN), (RAW_POOL, "512m", disks[0])] {
+        for (pool, size, disk) in [(POOL, "96m", WORN_PATH), (RAW_POOL, "512m", disks[0])] {
             let pool = format!("{VG}/{pool}");
             run(&["lvcreate", "--yes", "-L", size, "-T", &pool, disk]);
         }
@@ -61,7 +61,7 @@ impl Worn {
     fn bring_disk_back(&self) {
         self.disk.mend();
         output("vgck", &["--updatemetadata", VG]);
-        output("vgextend", &["--restoremissing", VG, WORN]);
+        output("vgextend", &["--restoremissing", VG, WORN_PATH]);
     }
 
     /// Where on the disk a volume or the data of a pool begins.
@@ -70,7 +70,7 @@ impl Worn {
         let full_name = format!("{VG}/{volume}");
         let columns = ["-a", "--noheadings", "-o", "seg_pe_ranges", &full_name];
         let ranges = lines("lvs", &columns);
-        let extents = ranges[0].strip_prefix(&format!("{WORN}:"));
+        let extents = ranges[0].strip_prefix(&format!("{WORN_PATH}:"));
         let (first, _) = extents
             .expect("it is there")
             .split_once('-')
@@ -113,7 +113,7 @@ async fn assert_completes(bed: &Bed, request: &CreateBackupRequest) {
 /// Asserts that a restore of `monday` fails, and leaves nothing.
 async fn assert_restore_fails(bed: &Bed, class: &str, code: Code, says: &str) {
     let source = synchronous(&bed.store.s3("monday"));
-    let refused = restore(bed, class, "again", &source).await;
+    let refused = bed.restore(class, "again", 1, &source).await;
     assert_refused(refused, code, says);
     bed.assert_left(&[]);
 }
@@ -121,7 +121,7 @@ async fn assert_restore_fails(bed: &Bed, class: &str, code: Code, says: &str) {
 /// Asserts that now it succeeds, under the same name.
 async fn assert_restores(bed: &Bed, original: &[u8]) {
     let source = synchronous(&bed.store.s3("monday"));
-    let restored = restore(bed, "thin", "again", &source).await;
+    let restored = bed.restore("thin", "again", 1, &source).await;
     restored.expect("it is restored");
     let found = read_at(&device("again"), 0, original.len() as u64);
     assert!(found == original, "other bytes");
@@ -179,7 +179,9 @@ async fn a_backup_is_refused_in_the_midst(bed: &Bed) -> CreateBackupRequest {
 async fn a_disk_that_fails_ends_jobs_with_the_place_and_nothing_is_left_of_them() {
     let worn = Worn::new().await;
     let bed = &worn.bed;
-    let in_worn = ["lvcreate", "--yes", "-L", "64m", "-n", "data", VG, WORN];
+    let in_worn = [
+        "lvcreate", "--yes", "-L", "64m", "-n", "data", VG, WORN_PATH,
+    ];
     run(&in_worn);
     let thick = Worn::place_mib("data");
     a_backup_meets_a_hole(&worn, thick + 31).await;
@@ -207,7 +209,7 @@ async fn a_disk_that_fails_ends_jobs_with_the_place_and_nothing_is_left_of_them(
 
     let valve = Valve::to(&bed.store).await;
     let source = synchronous(&valve.through(bed.store.s3("monday")));
-    let restored = restore(bed, "thick", "again", &source);
+    let restored = bed.restore("thick", "again", 1, &source);
     let failed = async {
         valve.is_shut().await;
         worn.disk.fail();

@@ -7,7 +7,6 @@ use ringback_proto::lvmd::CreateLvRequest;
 use crate::{
     client::{ok, sized_bytes, synchronous},
     harness::MIB,
-    restores::restore,
     store::fill,
     vg::{Bed, POOL, VG, assert_holds, content, device, field, run, vg_free_bytes, write},
 };
@@ -84,7 +83,7 @@ async fn comes_back(bed: &Bed, class: &str, option_class: Option<&'static str>, 
     assert_is("data", property, of_source);
     bed.remove(class, "data").await.expect("it is removed");
     let source = synchronous(&bed.store.s3(property));
-    let restored = restore(bed, class, "again", &source).await;
+    let restored = bed.restore(class, "again", 1, &source).await;
     assert_eq!(restored.expect(property).size_bytes, 1 << 30);
     assert_is("again", property, of_restored);
     // Of a mirror each half by itself.

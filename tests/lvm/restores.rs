@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-pub(crate) async fn restore(
+async fn restore(
     bed: &Bed,
     class: &str,
     name: &str,
