@@ -121,12 +121,14 @@ impl BackupJob {
             Err(failure) => State::Failed(failure.message.clone()),
         });
         self.watched.over.cancel();
+        let path = self.request.source.backup.to_string();
+        let volume = format!("{}/{}", self.located.group_name, self.located.volume.name);
         match ended {
             Ok(message) => {
-                tracing::info!(backup = name, path = %self.request.source.backup, message, "backup complete");
+                tracing::info!(backup = name, path, volume, message, "backup complete");
             }
             Err(failure) => {
-                tracing::warn!(backup = name, path = %self.request.source.backup, error = %failure, "backup failed");
+                tracing::warn!(backup = name, path, volume, error = %failure, "backup failed");
             }
         }
     }

@@ -167,11 +167,13 @@ fn objection(report: &Report, snapshot: &str, origin: &VolumeName) -> Option<Str
             "the snapshot of volume {origin} was removed by somebody else while it was read"
         ));
     };
+    // The kernel's word for it is the same when it could not write to it.
     row.is_invalid_snapshot().then(|| {
         format!(
             "the snapshot of volume {origin} ran full: more than its {} bytes were overwritten \
              while the backup ran, so there is no backup of that moment; raise snapshot-percent \
-             of the device class (100 never runs full), or back up when less is written",
+             of the device class (100 never runs full), or back up when less is written; if less was, \
+             a disk failed, and the kernel's log says so",
             row.size_bytes
         )
     })
