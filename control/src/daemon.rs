@@ -148,8 +148,8 @@ impl Daemon {
         let class = self.groups.class(&request.device_class)?;
         class.check_name(&request.name)?;
         let source = existing(class, &request.source).await?;
-        let size_bytes = request.size.map_or(source.size_bytes, VolumeSize::bytes);
-        if size_bytes < source.size_bytes {
+        let size_bytes = request.size.map(VolumeSize::bytes);
+        if let Some(size_bytes) = size_bytes.filter(|it| *it < source.size_bytes) {
             return Err(Failure::new(
                 Code::OutOfRange,
                 format!(

@@ -332,6 +332,24 @@ async fn a_volume_that_grew_meanwhile_is_large_enough_for_who_asked_for_less() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_is_as_large_as_its_source_has_become_meanwhile() {
+    let bed = bed().await;
+    bed.create("thin", "data", 8 * MIB).await;
+    hold("lvextend");
+    let (grown, snapshot) = tokio::join!(bed.resize("thin", "data", 16 * MIB), async {
+        is_held().await;
+        let snapshot = bed.snapshot("thin", "copy", "data");
+        let later = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let_go();
+        };
+        tokio::join!(snapshot, later).0
+    });
+    assert_eq!(grown.expect("it grows"), 16 << 20);
+    assert_eq!(snapshot.expect("it is made").size_bytes, 16 << 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_written_to_a_filesystem_is_on_the_disk_before_lvm_is_asked_for_a_snapshot() {
     const WRITTEN: u64 = 24 * MIB;
     let bed = bed().await;

@@ -303,7 +303,12 @@ async fn growing_a_thick_volume_waits_for_its_backup_and_a_thin_one_does_not() {
             field("data", "lv_size")
         };
         let opened = async {
-            tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+            let is_large =
+                async || (field("data", "lv_size") == (80 << 20).to_string()).then_some(());
+            match class {
+                "thick" => tokio::time::sleep(Duration::from_secs(2)).await,
+                _ => wait_for("it to grow", is_large).await,
+            }
             let size = field("data", "lv_size");
             valve.open();
             size

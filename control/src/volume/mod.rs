@@ -186,8 +186,8 @@ pub struct NewSnapshot {
     pub name: VolumeName,
     /// The volume whose content it begins as.
     pub source: VolumeName,
-    /// Its least size, at least the source's.
-    pub size_bytes: u64,
+    /// Its least size, at least the source's, if it is not to be that.
+    pub size_bytes: Option<u64>,
     /// Its tags.
     pub tags: Vec<Tag>,
     /// Whether it can be written to.

@@ -111,7 +111,8 @@ impl Group {
     pub(super) fn snapshot(self: &Arc<Self>, new: &NewSnapshot) -> Result<Volume, Error> {
         let source = self.find(&new.source)?;
         let source_bytes = source.metadata.len();
-        if new.size_bytes < source_bytes {
+        let size_bytes = new.size_bytes.unwrap_or(source_bytes);
+        if size_bytes < source_bytes {
             return Err(Error::TooSmall {
                 name: new.source.clone(),
                 size_bytes: source_bytes,
@@ -119,7 +120,7 @@ impl Group {
         }
         let plan = Plan {
             name: &new.name,
-            size_bytes: new.size_bytes,
+            size_bytes,
             tags: &new.tags,
             read_only: !new.writable,
             origin: Some(&source.description.identity),

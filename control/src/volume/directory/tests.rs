@@ -36,7 +36,7 @@ fn new_snapshot(text: &str, source: &str) -> NewSnapshot {
     NewSnapshot {
         name: name(text),
         source: name(source),
-        size_bytes: MIB,
+        size_bytes: None,
         tags: Vec::new(),
         writable: true,
     }

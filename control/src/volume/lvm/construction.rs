@@ -89,7 +89,7 @@ pub(super) async fn begin_restore(lvm: &Lvm, new: &NewVolume) -> Result<Pending,
 pub(super) async fn snapshot(lvm: &Lvm, new: &NewSnapshot) -> Result<Volume, Error> {
     let report = lvm.group.report().await?;
     let source = lvm.find(&report, &new.source)?;
-    let size_bytes = report.whole_extents(new.size_bytes);
+    let size_bytes = report.whole_extents(new.size_bytes.unwrap_or(source.size_bytes));
     if size_bytes < source.size_bytes {
         return Err(Error::TooSmall {
             name: new.source.clone(),

@@ -338,7 +338,7 @@ async fn what_cannot_be_is_refused_before_any_command() {
     let snapshot = NewSnapshot {
         name: name("new"),
         source: name("thick"),
-        size_bytes: 1 << 20,
+        size_bytes: None,
         tags: Vec::new(),
         writable: true,
     };
