@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    future::pending,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -281,7 +282,7 @@ impl RestoreJob {
         if planted::RENAME_FIRST {
             let volume = volume.publish().await?;
             let target = Target::from(&volume.path);
-            self.fill(config, turns, &repository, &backup, target)
+            self.fill(config, turns, &repository, &backup, target, pending())
                 .await?;
             return Ok((&volume).into());
         }
@@ -290,32 +291,15 @@ impl RestoreJob {
             ground: planted::ground(volume.ground()),
         };
         self.changes.tell();
-        let filled = self.fill(config, turns, &repository, &backup, target);
-        match self.unless_it_must_go(&*volume, filled).await {
+        let must_go = volume.must_go();
+        let filled = self.fill(config, turns, &repository, &backup, target, must_go);
+        match filled.await {
             Ok(()) => Ok((&volume.publish().await?).into()),
             Err(failure) => {
                 if let Err(error) = volume.discard().await {
                     tracing::warn!(volume = %self.request.name, %error, "cannot remove an unfinished volume");
                 }
                 Err(failure)
-            }
-        }
-    }
-
-    /// Fills the volume, unless that has to be discarded before.
-    async fn unless_it_must_go(
-        &self,
-        volume: &dyn PendingVolume,
-        filled: impl Future<Output = Result<(), Failure>>,
-    ) -> Result<(), Failure> {
-        let mut filled = pin!(filled);
-        tokio::select! {
-            biased;
-            result = &mut filled => result,
-            why = volume.must_go() => {
-                self.watched.stop.halt();
-                // Then nothing writes to it any more. It may have become whole.
-                filled.await.map_err(|_| VolumeError::Full(why).into())
             }
         }
     }
@@ -375,6 +359,7 @@ impl RestoreJob {
         .into())
     }
 
+    /// Fills the volume when it is its turn, unless the volume has to be discarded before it is full.
     async fn fill(
         &self,
         config: &Config,
@@ -382,6 +367,7 @@ impl RestoreJob {
         repository: &Repository,
         backup: &Backup,
         target: Target<'_>,
+        must_go: impl Future<Output = String>,
     ) -> Result<(), Failure> {
         self.state.send_replace(State::Running);
         let stop = &self.watched.stop;
@@ -389,16 +375,23 @@ impl RestoreJob {
         let turn = async { Ok::<_, Failure>(turn.await) };
         let _turn = stop.unless_asked(turn).await?;
         let settings = repository::settings(&config.datapath);
-        restore::run(
-            repository,
-            backup,
-            target,
-            &settings,
-            &self.watched.progress,
-            stop,
-        )
-        .await
-        .map_err(Into::into)
+        let progress = &self.watched.progress;
+        let mut filled = pin!(restore::run(
+            repository, backup, target, &settings, progress, stop
+        ));
+        tokio::select! {
+            biased;
+            result = &mut filled => result.map_err(Into::into),
+            why = must_go => {
+                let is_cancelled = stop.is_asked();
+                stop.halt();
+                // Then nothing writes to it any more. It may have become whole, or failed for itself.
+                match filled.await {
+                    Err(DatapathError::Stopped) if !is_cancelled => Err(VolumeError::Full(why).into()),
+                    result => result.map_err(Into::into),
+                }
+            }
+        }
     }
 }
 

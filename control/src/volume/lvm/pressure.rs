@@ -11,13 +11,17 @@ use crate::volume::Error;
 
 /// How long the pool is not looked at, at most.
 const INTERVAL_MAX: Duration = Duration::from_secs(10);
-/// The same when there is little left, and while that goes.
-const INTERVAL_SHORT: Duration = Duration::from_millis(250);
+/// The same in the worst case: while it has much, while nothing is known to go, and while it goes.
+const INTERVAL_WITH_MUCH: Duration = Duration::from_secs(2);
+const INTERVAL_WITH_LITTLE: Duration = Duration::from_millis(250);
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+/// Much is a fifth.
+const MUCH_PART: u64 = 5;
 
 /// What may be taken in a second that begins unforeseen.
 const DATA_BYTES_PER_SECOND: f64 = (2u64 << 30) as f64;
-const METADATA_BYTES_PER_SECOND: f64 = (64u64 << 20) as f64;
+const METADATA_BYTES_PER_SECOND: f64 = (8u64 << 20) as f64;
 
 const SECTOR_BYTES: u64 = 512;
 const METADATA_BLOCK_BYTES: u64 = 4096;
@@ -221,6 +225,10 @@ impl Part {
 
     /// How long it lasts, at the speed at which it went lately and at one that it may go at from now on.
     fn pause(self, above: u64, bytes_per_second: f64, earlier: Earlier<Part>) -> Duration {
+        let least = match above > self.total / MUCH_PART {
+            true => INTERVAL_WITH_MUCH,
+            false => INTERVAL_WITH_LITTLE,
+        };
         let at_most = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or(INTERVAL_MAX);
         let above = above as f64;
         let unforeseen = at_most(above * self.block_bytes as f64 / bytes_per_second);
@@ -229,7 +237,7 @@ impl Part {
             // Half of it: the next look finds something left.
             at_most(above / taken * since.as_secs_f64() / 2.0)
         });
-        let pause = unforeseen.max(INTERVAL_SHORT).min(foreseen);
+        let pause = unforeseen.max(least).min(foreseen);
         pause.clamp(INTERVAL_MIN, INTERVAL_MAX)
     }
 }
@@ -277,10 +285,10 @@ mod tests {
 
     #[test]
     fn a_pool_is_looked_at_before_it_can_be_low_and_seldom_while_it_cannot() {
-        // 100 GiB in blocks of 64 KiB, and metadata enough.
+        // 100 GiB in blocks of 64 KiB, and as much metadata as LVM makes for that.
         let room = |used: u64| {
             let status =
-                format!("0 209715200 thin-pool 2 100/262144 {used}/1638400 - rw discard_passdown");
+                format!("0 209715200 thin-pool 2 100/25600 {used}/1638400 - rw discard_passdown");
             Room::read(&status).expect("as dmsetup writes it")
         };
         let empty = room(0);
@@ -299,7 +307,10 @@ mod tests {
         // A hundredth of that is left: it is not looked at all the time.
         let used = used + above / 100 * 99;
         assert_eq!(pause(used, Some((earlier, second))), INTERVAL_MIN);
-        assert_eq!(pause(used, Some((room(used), second))), INTERVAL_SHORT);
+        assert_eq!(
+            pause(used, Some((room(used), second))),
+            INTERVAL_WITH_LITTLE
+        );
     }
 
     #[test]
