@@ -183,7 +183,7 @@ impl Daemon {
     /// Free bytes of a class.
     pub async fn free_bytes(&self, class: &ClassRef) -> Result<u64, Failure> {
         let class = self.groups.class(class)?;
-        Ok(class.free_bytes(&class.group.free().await?))
+        Ok(class.free_bytes(&class.group.free_soon().await?))
     }
 
     /// Tells when anything changed that `rooms` show.

@@ -107,7 +107,7 @@ impl Groups {
             if other || found.iter().any(|it| it.group_name == *group_name) {
                 continue;
             }
-            match class.group.get(&handle.volume).await {
+            match class.group.get_soon(&handle.volume).await {
                 Ok(Some(volume)) => found.push(Located {
                     group_name: group_name.clone(),
                     group: Arc::clone(&class.group),

@@ -101,6 +101,11 @@ impl Lvm {
         found.ok_or_else(|| Error::NotFound(name.clone()))
     }
 
+    fn get_in(&self, report: &Report, name: &VolumeName) -> Option<Volume> {
+        let row = report.find(name.as_str()).filter(|row| self.has(row));
+        row.and_then(Row::volume)
+    }
+
     fn free_in(&self, report: &Report) -> Result<FreeSpace, Error> {
         space::free(report, self.group.name(), &self.provision)
     }
@@ -117,6 +122,26 @@ impl Lvm {
         Ok(())
     }
 
+    /// Removes a volume; whether no flush has it open.
+    async fn remove_unless_flushed(&self, name: &VolumeName) -> Result<bool, Error> {
+        // Of a backup that was just ended.
+        self.group.flushed(name).await;
+        let name = name.clone();
+        self.in_turn(async move |lvm| {
+            if lvm.group.is_being_flushed(&name) {
+                return Ok(false);
+            }
+            let report = lvm.group.report().await?;
+            // Of whatever class it is: names are the group's, and who is told that there is none forgets
+            // the volume.
+            let found = report.find(name.as_str()).filter(|row| row.is_public);
+            found.ok_or_else(|| Error::NotFound(name.clone()))?;
+            lvm.group.remove(&name, report.extent_bytes).await?;
+            Ok(true)
+        })
+        .await
+    }
+
     /// Runs `work`, which changes the group, when nothing else does, to its end.
     async fn in_turn<T, W>(&self, work: impl FnOnce(Lvm) -> W + Send + 'static) -> Result<T, Error>
     where
@@ -131,7 +156,7 @@ impl Lvm {
 #[async_trait]
 impl VolumeGroup for Lvm {
     async fn list(&self) -> Result<Vec<Volume>, Error> {
-        let report = self.group.look().await?;
+        let report = self.group.look().await?.report;
         let rows = report.rows.iter().filter(|row| self.has(row));
         let mut volumes: Vec<Volume> = rows.filter_map(Row::volume).collect();
         volumes.sort_by(|a, b| a.name.cmp(&b.name));
@@ -139,9 +164,16 @@ impl VolumeGroup for Lvm {
     }
 
     async fn get(&self, name: &VolumeName) -> Result<Option<Volume>, Error> {
-        let report = self.group.look().await?;
-        let row = report.find(name.as_str()).filter(|row| self.has(row));
-        Ok(row.and_then(Row::volume))
+        Ok(self.get_in(&self.group.report().await?, name))
+    }
+
+    async fn get_soon(&self, name: &VolumeName) -> Result<Option<Volume>, Error> {
+        let seen = self.group.look().await?;
+        match self.get_in(&seen.report, name) {
+            // It may be what is being made.
+            None if seen.is_late => self.get(name).await,
+            found => Ok(found),
+        }
     }
 
     async fn create(&self, new: NewVolume) -> Result<Volume, Error> {
@@ -150,7 +182,7 @@ impl VolumeGroup for Lvm {
     }
 
     async fn granted_bytes(&self, size_bytes: u64, layout: &LayoutOptions) -> Result<u64, Error> {
-        let report = self.group.look().await?;
+        let report = self.group.report().await?;
         Ok(construction::granted_bytes(
             self, &report, size_bytes, layout,
         ))
@@ -164,18 +196,8 @@ impl VolumeGroup for Lvm {
     }
 
     async fn remove(&self, name: &VolumeName) -> Result<(), Error> {
-        // Of a backup that was just ended.
-        self.group.flushed(name).await;
-        let name = name.clone();
-        self.in_turn(async move |lvm| {
-            let report = lvm.group.report().await?;
-            // Of whatever class it is: names are the group's, and who is told that there is none forgets
-            // the volume.
-            let found = report.find(name.as_str()).filter(|row| row.is_public);
-            found.ok_or_else(|| Error::NotFound(name.clone()))?;
-            lvm.group.remove(&name, report.extent_bytes).await
-        })
-        .await
+        while !self.remove_unless_flushed(name).await? {}
+        Ok(())
     }
 
     async fn resize(&self, name: &VolumeName, size_bytes: u64) -> Result<Volume, Error> {
@@ -221,7 +243,11 @@ impl VolumeGroup for Lvm {
     }
 
     async fn free(&self) -> Result<FreeSpace, Error> {
-        self.free_in(&self.group.look().await?)
+        self.free_in(&self.group.report().await?)
+    }
+
+    async fn free_soon(&self) -> Result<FreeSpace, Error> {
+        self.free_in(&self.group.look().await?.report)
     }
 }
 

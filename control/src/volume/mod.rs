@@ -36,11 +36,17 @@ pub use loopdev::Attach;
 /// not stop it half-way: it runs to its end, or has not begun.
 #[async_trait]
 pub trait VolumeGroup: Send + Sync + 'static {
-    /// The published volumes, ordered by name.
+    /// The published volumes, ordered by name. While a change takes long it may be those of before.
     async fn list(&self) -> Result<Vec<Volume>, Error>;
 
     /// The published volume of this name.
     async fn get(&self, name: &VolumeName) -> Result<Option<Volume>, Error>;
+
+    /// The same for who does not act on it at once: while a change takes long it may be the volume of
+    /// before.
+    async fn get_soon(&self, name: &VolumeName) -> Result<Option<Volume>, Error> {
+        self.get(name).await
+    }
 
     /// Makes a volume without content: no signature of any filesystem is found on it. It reads as
     /// zeros unless it is made of a disk's own extents, which keep what they held.
@@ -67,6 +73,11 @@ pub trait VolumeGroup: Send + Sync + 'static {
 
     /// The room that is neither used by nor promised to a volume.
     async fn free(&self) -> Result<FreeSpace, Error>;
+
+    /// The same; while a change takes long it may be that of before.
+    async fn free_soon(&self) -> Result<FreeSpace, Error> {
+        self.free().await
+    }
 }
 
 /// A volume under restore: it has a place to write to, and no name until it is published.

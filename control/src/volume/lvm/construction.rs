@@ -249,6 +249,7 @@ impl Construction {
     /// Gives the volume its name: from the rename on it is there, for good. To be called in turn.
     pub(super) async fn publish(mut self) -> Result<Volume, Error> {
         let (group, name) = (Arc::clone(self.group()), self.name().clone());
+        group.look_first().await;
         let rename = Call::new("lvrename")
             .name(group.name())
             .name(&self.temporary)

@@ -16,6 +16,7 @@ use tokio::{
     runtime::Handle,
     sync::{Mutex, oneshot},
     task,
+    time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -34,8 +35,9 @@ use crate::{
 /// Where the locks of groups are: gone after a restart of the host, like what they guard against.
 const LOCKS: &str = "/run/ringback";
 
-/// Who changes nothing waits no longer for a change that is under way.
+/// A change that takes longer is slow, and one that takes this long is stuck: then the truth is waited for.
 const SLOW: Duration = Duration::from_secs(2);
+const STUCK: Duration = Duration::from_secs(600);
 
 /// Commands of a daemon that was killed hold its lock until they end.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
@@ -91,7 +93,7 @@ impl Group {
         let group = Arc::new(Group {
             name: name.to_owned(),
             command: Command::new(prefix),
-            turns: Turns::new(SLOW),
+            turns: Turns::new(SLOW..STUCK),
             work: TaskTracker::new(),
             flushes: StdMutex::default(),
             metadata_turn: Mutex::default(),
@@ -128,13 +130,16 @@ impl Group {
         let (result, told) = oneshot::channel();
         let group = Arc::clone(self);
         let ended = self.work.spawn(async move {
-            group.remove_left().await;
+            let has_gone = group.remove_left().await;
             let done = work().await;
             // Who is told that it is done is not told of what there was before.
             drop(turn);
             // What nobody waits for any more is dropped here, before the task counts as ended: that
             // may begin the next one.
-            drop(result.send(done));
+            let is_heard = result.send(done).is_ok();
+            if has_gone || !is_heard {
+                group.changes.tell();
+            }
         });
         if let Ok(result) = told.await {
             return result;
@@ -202,6 +207,13 @@ impl Group {
         join_all(flushes.iter().map(|(_, over)| over.cancelled())).await;
     }
 
+    pub(super) fn is_being_flushed(&self, name: &VolumeName) -> bool {
+        let flushes = self.flushes();
+        flushes
+            .iter()
+            .any(|(it, over)| it == name && !over.is_cancelled())
+    }
+
     fn flushes(&self) -> MutexGuard<'_, Vec<(VolumeName, CancellationToken)>> {
         self.flushes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -216,18 +228,27 @@ impl Group {
 
     /// What is there now.
     pub(super) async fn report(&self) -> Result<Report, Error> {
-        let ended = self.turns.ended();
+        let asked = Instant::now();
         let report = Report::ask(&self.command, &self.name).await?;
-        self.turns.remember(ended, &report);
+        self.turns.remember(asked, &report);
         Ok(report)
     }
 
-    /// The same for who changes nothing: while a change takes long, what there was before it.
-    pub(super) async fn look(&self) -> Result<Report, Error> {
-        tokio::select! {
+    /// The same for who only tells of it: while a change takes long, what there was before it.
+    pub(super) async fn look(&self) -> Result<Seen, Error> {
+        let (report, is_late) = tokio::select! {
             biased;
-            before = self.turns.before_a_slow_one() => Ok(before),
-            report = self.report() => report,
+            before = self.turns.before_a_slow_one() => (before, true),
+            report = self.report() => (report?, false),
+        };
+        Ok(Seen { report, is_late })
+    }
+
+    /// Has that at hand before what may take long, if this turn has not asked yet.
+    pub(super) async fn look_first(&self) {
+        if !self.turns.is_known() {
+            // What comes will meet the same trouble.
+            let _ = self.report().await;
         }
     }
 
@@ -317,6 +338,14 @@ impl Group {
     fn reserved(&self) -> MutexGuard<'_, HashSet<VolumeName>> {
         self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What somebody sees of a group.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) report: Report,
+    /// Whether a change under way may have changed it.
+    pub(super) is_late: bool,
 }
 
 /// A name that nothing else can take while this is there.

@@ -20,6 +20,7 @@ impl Group {
     /// Removes what has this name of ours, if it came to be. When it cannot be removed, later turns try
     /// it again. To be called in turn.
     pub(super) async fn remove_own(self: &Arc<Self>, temporary: &str) -> Result<(), Error> {
+        self.look_first().await;
         let removed = self.try_to_remove(temporary).await;
         if removed.is_err() {
             let is_first = {
@@ -34,16 +35,18 @@ impl Group {
         removed
     }
 
-    /// Tries again what could not be removed. To be called in turn.
-    pub(super) async fn remove_left(&self) {
+    /// Tries again what could not be removed; whether some of it went. To be called in turn.
+    pub(super) async fn remove_left(&self) -> bool {
         let tried: Vec<String> = self.left().iter().take(TRIED_MAX).cloned().collect();
+        let mut has_gone = false;
         for temporary in tried {
+            self.look_first().await;
             let removed = self.try_to_remove(&temporary).await;
             self.left().retain(|it| *it != temporary);
             match removed {
                 Ok(()) => {
                     tracing::info!(group = self.name(), volume = temporary, "removed at last");
-                    self.changes.tell();
+                    has_gone = true;
                 }
                 Err(error) => {
                     tracing::debug!(group = self.name(), volume = temporary, %error, "still there");
@@ -51,6 +54,7 @@ impl Group {
                 }
             }
         }
+        has_gone
     }
 
     async fn try_to_remove(&self, temporary: &str) -> Result<(), Error> {

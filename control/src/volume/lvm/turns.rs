@@ -1,9 +1,10 @@
 //! Whose turn it is to change a group, and what there was before.
 //!
-//! While a command of LVM writes a group, another that reads it waits. Who changes nothing is not to
-//! wait for as long as a slow command takes, and is told what there was before it.
+//! While a command of LVM writes a group, another that reads it waits. Who only tells of the group is not
+//! to wait for as long as a slow command takes, and is told what there was before it.
 
 use std::{
+    ops::Range,
     sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -18,19 +19,13 @@ use super::report::Report;
 /// The turns of a group, one after the other.
 #[derive(Debug)]
 pub(super) struct Turns {
-    /// A turn that takes longer is slow.
-    patience: Duration,
+    /// How long one takes that is slow.
+    slow: Range<Duration>,
     queue: Arc<Mutex<()>>,
-    state: watch::Sender<State>,
-    /// The last report, and how many turns had ended when it was asked for.
-    known: StdMutex<Option<(u64, Report)>>,
-}
-
-#[derive(Debug, Default, Clone, Copy)]
-struct State {
-    ended: u64,
-    /// When the turn under way began.
-    begun: Option<Instant>,
+    /// When the turn under way began. Who waits for news is woken by a report, too.
+    begun: watch::Sender<Option<Instant>>,
+    /// The last report, and when it was asked for.
+    known: StdMutex<Option<(Instant, Report)>>,
 }
 
 /// A turn, until it is dropped.
@@ -41,11 +36,11 @@ pub(super) struct Turn {
 }
 
 impl Turns {
-    pub(super) fn new(patience: Duration) -> Arc<Turns> {
+    pub(super) fn new(slow: Range<Duration>) -> Arc<Turns> {
         Arc::new(Turns {
-            patience,
+            slow,
             queue: Arc::default(),
-            state: watch::Sender::default(),
+            begun: watch::Sender::default(),
             known: StdMutex::default(),
         })
     }
@@ -53,56 +48,69 @@ impl Turns {
     /// Waits for it.
     pub(super) async fn take(self: &Arc<Self>) -> Turn {
         let first = Arc::clone(&self.queue).lock_owned().await;
-        self.state
-            .send_modify(|state| state.begun = Some(Instant::now()));
+        self.begun.send_replace(Some(Instant::now()));
         Turn {
             turns: Arc::clone(self),
             _first: first,
         }
     }
 
-    /// How many have ended.
-    pub(super) fn ended(&self) -> u64 {
-        self.state.borrow().ended
+    /// Remembers a report that was asked for then.
+    pub(super) fn remember(&self, asked: Instant, report: &Report) {
+        {
+            let mut known = self.known();
+            if known.as_ref().is_some_and(|(newest, _)| *newest > asked) {
+                return;
+            }
+            *known = Some((asked, report.clone()));
+        }
+        self.begun.send_modify(|_| {});
     }
 
-    /// Remembers a report that was asked for when so many had ended.
-    pub(super) fn remember(&self, ended: u64, report: &Report) {
-        *self.known() = Some((ended, report.clone()));
+    /// Whether what there is was asked for in this turn.
+    pub(super) fn is_known(&self) -> bool {
+        let begun = *self.begun.borrow();
+        begun.is_some_and(|begun| self.known_since(begun).is_some())
     }
 
-    /// Ends when a turn is under way that is slow, with a report in which all earlier ones are.
+    /// Ends when a turn is under way that is slow, with what it found, or has made of that so far.
     pub(super) async fn before_a_slow_one(&self) -> Report {
-        let mut states = self.state.subscribe();
+        let mut news = self.begun.subscribe();
         loop {
-            let state = *states.borrow_and_update();
-            let next = states.changed();
-            let is_over = match state.begun {
-                Some(begun) => timeout_at(begun + self.patience, next).await.is_ok(),
-                None => next.await.is_ok(),
+            let begun = *news.borrow_and_update();
+            let is_news = match begun {
+                Some(begun) => timeout_at(begun + self.slow.start, news.changed())
+                    .await
+                    .is_ok(),
+                None => news.changed().await.is_ok(),
             };
-            if is_over {
+            if is_news {
                 continue;
             }
-            if let Some((_, report)) = self.known().as_ref().filter(|it| it.0 == state.ended) {
-                return report.clone();
+            let known = begun
+                .filter(|begun| begun.elapsed() < self.slow.end)
+                .and_then(|begun| self.known_since(begun));
+            if let Some(report) = known {
+                return report;
             }
-            // Another may begin.
-            let _ = states.changed().await;
+            let _ = news.changed().await;
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, Option<(u64, Report)>> {
+    fn known_since(&self, begun: Instant) -> Option<Report> {
+        let known = self.known();
+        let (asked, report) = known.as_ref()?;
+        (*asked >= begun).then(|| report.clone())
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<(Instant, Report)>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.turns.state.send_modify(|state| {
-            state.ended += 1;
-            state.begun = None;
-        });
+        self.turns.begun.send_replace(None);
     }
 }
 
@@ -117,33 +125,51 @@ mod tests {
 
     #[tokio::test]
     async fn what_there_was_before_a_slow_turn_is_told_and_nothing_older() {
-        let turns = Turns::new(LONG / 50);
+        let turns = Turns::new(LONG / 50..LONG * 100);
         let is_told = async || timeout(LONG, turns.before_a_slow_one()).await.is_ok();
-        turns.remember(turns.ended(), &full());
+        turns.remember(Instant::now(), &full());
         assert!(!is_told().await, "nobody changes anything");
         let turn = turns.take().await;
-        assert!(is_told().await);
+        assert!(
+            !turns.is_known() && !is_told().await,
+            "it may have changed since"
+        );
+        turns.remember(Instant::now(), &full());
+        assert!(turns.is_known() && is_told().await);
         let told = turns.before_a_slow_one().now_or_never();
         assert_eq!(told, Some(full()), "without waiting again");
         // What was asked for before the turn ended may lack what it did.
-        let asked = turns.ended();
+        let asked = Instant::now();
         drop(turn);
-        turns.remember(asked, &full());
         let turn = turns.take().await;
+        turns.remember(asked, &full());
         assert!(!is_told().await, "nobody knows");
+        let known_at_last = async {
+            sleep(LONG / 5).await;
+            turns.remember(Instant::now(), &full());
+        };
+        assert!(tokio::join!(is_told(), known_at_last).0);
         drop(turn);
-        turns.remember(turns.ended(), &full());
-        let _turn = turns.take().await;
-        assert!(is_told().await);
     }
 
     #[tokio::test]
-    async fn many_short_turns_are_no_slow_one() {
-        let turns = Turns::new(LONG);
+    async fn an_older_report_does_not_replace_a_newer_one() {
+        let turns = Turns::new(Duration::ZERO..LONG * 100);
+        let _turn = turns.take().await;
+        let (first, mut newer) = (Instant::now(), full());
+        newer.rows.clear();
+        turns.remember(Instant::now(), &newer);
+        turns.remember(first, &full());
+        assert_eq!(turns.before_a_slow_one().await, newer);
+    }
+
+    #[tokio::test]
+    async fn many_short_turns_are_no_slow_one_and_one_that_is_stuck_is_none() {
+        let turns = Turns::new(LONG..LONG * 2);
         let short = async {
             for _ in 0..20 {
                 let _turn = turns.take().await;
-                turns.remember(turns.ended(), &full());
+                turns.remember(Instant::now(), &full());
                 sleep(LONG / 10).await;
             }
         };
@@ -151,5 +177,9 @@ mod tests {
             _ = turns.before_a_slow_one() => panic!("none was slow"),
             () = short => {}
         }
+        let _turn = turns.take().await;
+        turns.remember(Instant::now(), &full());
+        sleep(LONG * 2).await;
+        assert_eq!(turns.before_a_slow_one().now_or_never(), None);
     }
 }
