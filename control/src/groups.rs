@@ -11,7 +11,7 @@ use crate::{
     names::VolumeName,
     request::{ClassRef, VolumeHandle},
     volume::{
-        self, Changes, Directory, FreeSpace, LayoutOptions, Volume, VolumeGroup,
+        self, Changes, Directory, FreeSpace, LayoutOptions, Soon, Volume, VolumeGroup,
         lvm::{self, Lvm, Provision},
     },
 };
@@ -97,6 +97,7 @@ impl Groups {
     /// only when no other one has it.
     pub async fn find(&self, handle: &VolumeHandle) -> Result<Option<Located>, Failure> {
         let mut found: Vec<Located> = Vec::new();
+        let mut unknown = Vec::new();
         let mut failed = None;
         for class in &self.classes {
             let group_name = &class.config.volume_group;
@@ -108,12 +109,19 @@ impl Groups {
                 continue;
             }
             match class.group.get_soon(&handle.volume).await {
-                Ok(Some(volume)) => found.push(Located {
-                    group_name: group_name.clone(),
-                    group: Arc::clone(&class.group),
-                    volume,
-                }),
-                Ok(None) => {}
+                Ok(Soon::Found(volume)) => found.push(class.located(volume)),
+                Ok(Soon::Absent) => {}
+                Ok(Soon::Unknown) => unknown.push(class),
+                Err(error) => failed = Some(error),
+            }
+        }
+        // A group in the midst of a change is waited for only when no other one has it, either.
+        for class in unknown {
+            if !found.is_empty() {
+                break;
+            }
+            match class.group.get(&handle.volume).await {
+                Ok(volume) => found.extend(volume.map(|it| class.located(it))),
                 Err(error) => failed = Some(error),
             }
         }
@@ -207,6 +215,14 @@ impl Opened {
 }
 
 impl Class {
+    fn located(&self, volume: Volume) -> Located {
+        Located {
+            group_name: self.config.volume_group.clone(),
+            group: Arc::clone(&self.group),
+            volume,
+        }
+    }
+
     /// Checks that the name fits this class's group, device-mapper name included.
     pub fn check_name(&self, name: &VolumeName) -> Result<(), Failure> {
         name.fits(&self.config.volume_group).map_err(Into::into)

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, process::Command, time::Duration};
 
 use nix::sys::signal::Signal;
-use ringback_proto::lvmd::{CreateLvSnapshotRequest, StateType};
+use ringback_proto::lvmd::{CreateLvSnapshotRequest, RemoveLvRequest, StateType};
 use tonic::Code;
 
 use crate::{
@@ -44,6 +44,18 @@ async fn bed() -> Bed {
 fn hold(word: &str) {
     let _ = fs::remove_file(WAITING);
     fs::write(HELD, word).expect("writes");
+}
+
+/// The same, while they keep the group to themselves.
+fn hold_the_group(word: &str) {
+    fs::write(LOCKED, "").expect("writes");
+    hold(word);
+}
+
+async fn nobody_can_read() {
+    is_held().await;
+    let lvs = Command::new("timeout").args(["1", "lvs", VG]).output();
+    assert!(!lvs.expect("it runs").status.success());
 }
 
 async fn is_held() {
@@ -258,19 +270,20 @@ async fn while_a_command_keeps_the_group_others_are_told_what_there_was_before_i
     let bed = bed().await;
     for class in CLASSES {
         let data = format!("{class}-data");
+        let old = format!("{class}-old");
         bed.create(class, &data, 8 * MIB).await;
+        bed.create(class, &old, 8 * MIB).await;
         let free = bed.free_bytes(class).await;
         let mut lv = bed.daemon.client().await.lv;
-        let mut request = crate::client::sized_bytes(&format!("{class}-new"), 8 * MIB);
-        request.device_class = class.to_owned();
-        fs::write(LOCKED, "").expect("writes");
-        hold(&request.name);
-        let call = tokio::spawn(async move { lv.create_lv(request).await });
-        is_held().await;
-        let lvs = Command::new("timeout").args(["1", "lvs", VG]).output();
-        assert!(!lvs.expect("it runs").status.success(), "nobody can read");
+        let request = RemoveLvRequest {
+            name: old.clone(),
+            device_class: class.to_owned(),
+        };
+        hold_the_group(&old);
+        let call = tokio::spawn(async move { lv.remove_lv(request).await });
+        nobody_can_read().await;
         let told = async {
-            assert_eq!(bed.names(class).await, [&*data]);
+            assert_eq!(bed.names(class).await, [&*data, &*old]);
             assert_eq!(bed.free_bytes(class).await, free);
             let request = backup("monday", &data, &bed.store.s3(class));
             let state = bed.client.poll(&request).await.expect("it is taken");
@@ -279,9 +292,30 @@ async fn while_a_command_keeps_the_group_others_are_told_what_there_was_before_i
         let told = tokio::time::timeout(Duration::from_secs(30), told).await;
         told.expect("without waiting for the command");
         let_go();
-        call.await.expect("ends").expect("it is made");
-        assert_eq!(bed.names(class).await, [data, format!("{class}-new")]);
+        call.await.expect("ends").expect("it is removed");
+        assert_eq!(bed.names(class).await, [data]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_is_being_made_is_not_told_to_be_absent() {
+    let bed = bed().await;
+    hold_the_group("new");
+    let mut lv = bed.daemon.client().await.lv;
+    let request = crate::client::sized_bytes("new", 8 * MIB);
+    let call = tokio::spawn(async move { lv.create_lv(request).await });
+    nobody_can_read().await;
+    // A node that was started anew asks for it before it makes it again.
+    let names = bed.names("thick");
+    let request = backup("monday", "new", &bed.store.s3("monday"));
+    let backed_up = bed.client.poll(&request);
+    tokio::select! {
+        names = names => panic!("{names:?}"),
+        state = backed_up => panic!("{state:?}"),
+        () = tokio::time::sleep(Duration::from_secs(5)) => let_go(),
+    }
+    call.await.expect("ends").expect("it is made");
+    assert_eq!(bed.names("thick").await, ["new"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -23,8 +23,8 @@ use async_trait::async_trait;
 use ringback_datapath::{backup::Still, restore::Ground};
 
 use super::{
-    BackupSnapshot, Error, FreeSpace, LayoutOptions, NewSnapshot, NewVolume, PendingVolume, Volume,
-    VolumeGroup,
+    BackupSnapshot, Error, FreeSpace, LayoutOptions, NewSnapshot, NewVolume, PendingVolume, Soon,
+    Volume, VolumeGroup,
 };
 use crate::names::VolumeName;
 use construction::Construction;
@@ -156,7 +156,12 @@ impl Lvm {
 #[async_trait]
 impl VolumeGroup for Lvm {
     async fn list(&self) -> Result<Vec<Volume>, Error> {
-        let report = self.group.look().await?.report;
+        let seen = self.group.look().await?;
+        let report = match seen.lacks_one {
+            // Who does not find it there makes it again.
+            true => self.group.report().await?,
+            false => seen.report,
+        };
         let rows = report.rows.iter().filter(|row| self.has(row));
         let mut volumes: Vec<Volume> = rows.filter_map(Row::volume).collect();
         volumes.sort_by(|a, b| a.name.cmp(&b.name));
@@ -167,13 +172,15 @@ impl VolumeGroup for Lvm {
         Ok(self.get_in(&self.group.report().await?, name))
     }
 
-    async fn get_soon(&self, name: &VolumeName) -> Result<Option<Volume>, Error> {
+    async fn get_soon(&self, name: &VolumeName) -> Result<Soon, Error> {
         let seen = self.group.look().await?;
-        match self.get_in(&seen.report, name) {
-            // It may be what is being made.
-            None if seen.is_late => self.get(name).await,
-            found => Ok(found),
-        }
+        // Names are the group's: it may be of another class.
+        let is_absent = !seen.is_late || seen.report.find(name.as_str()).is_some();
+        Ok(match self.get_in(&seen.report, name) {
+            Some(volume) => Soon::Found(volume),
+            None if is_absent => Soon::Absent,
+            None => Soon::Unknown,
+        })
     }
 
     async fn create(&self, new: NewVolume) -> Result<Volume, Error> {

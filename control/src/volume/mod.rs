@@ -36,16 +36,18 @@ pub use loopdev::Attach;
 /// not stop it half-way: it runs to its end, or has not begun.
 #[async_trait]
 pub trait VolumeGroup: Send + Sync + 'static {
-    /// The published volumes, ordered by name. While a change takes long it may be those of before.
+    /// The published volumes, ordered by name. While a change takes long it may be those of before, unless
+    /// that makes one.
     async fn list(&self) -> Result<Vec<Volume>, Error>;
 
     /// The published volume of this name.
     async fn get(&self, name: &VolumeName) -> Result<Option<Volume>, Error>;
 
     /// The same for who does not act on it at once: while a change takes long it may be the volume of
-    /// before.
-    async fn get_soon(&self, name: &VolumeName) -> Result<Option<Volume>, Error> {
-        self.get(name).await
+    /// before, and is not known to be absent.
+    async fn get_soon(&self, name: &VolumeName) -> Result<Soon, Error> {
+        let found = self.get(name).await?;
+        Ok(found.map_or(Soon::Absent, Soon::Found))
     }
 
     /// Makes a volume without content: no signature of any filesystem is found on it. It reads as
@@ -125,6 +127,17 @@ pub struct Volume {
     pub path: PathBuf,
     /// Its attributes, as `lvs` prints them.
     pub attr: String,
+}
+
+/// What is known soon of a volume that somebody asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Soon {
+    /// It is there.
+    Found(Volume),
+    /// It is not.
+    Absent,
+    /// A change is under way that may be making it.
+    Unknown,
 }
 
 /// A volume to make.

@@ -45,6 +45,7 @@ pub(super) async fn create(lvm: &Lvm, new: &NewVolume) -> Result<Volume, Error> 
     let call =
         lvcreate(lvm, new.name.as_str(), size_bytes, &new.tags).options(["--wipesignatures", "y"]);
     let call = laid_out(lvm, call, &new.layout).name(lvm.group.name());
+    lvm.group.makes_one();
     let created = lvm.group.change(&call).await;
     created.map_err(complaint::about(&new.name, report.extent_bytes))?;
     lvm.group.published(&new.name).await
@@ -107,6 +108,7 @@ pub(super) async fn snapshot(lvm: &Lvm, new: &NewSnapshot) -> Result<Volume, Err
         .options(tag_options(&new.tags))
         .name(lvm.group.full_name(new.source.as_str()));
     let source_bytes = source.size_bytes;
+    lvm.group.makes_one();
     let construction = construction.make(&call, report.extent_bytes).await?;
     if size_bytes > source_bytes {
         let grown = lvm.group.extend(&construction.temporary, size_bytes).await;

@@ -236,12 +236,24 @@ impl Group {
 
     /// The same for who only tells of it: while a change takes long, what there was before it.
     pub(super) async fn look(&self) -> Result<Seen, Error> {
-        let (report, is_late) = tokio::select! {
+        tokio::select! {
             biased;
-            before = self.turns.before_a_slow_one() => (before, true),
-            report = self.report() => (report?, false),
-        };
-        Ok(Seen { report, is_late })
+            (report, makes_one) = self.turns.before_a_slow_one() => Ok(Seen {
+                report,
+                is_late: true,
+                lacks_one: makes_one,
+            }),
+            report = self.report() => Ok(Seen {
+                report: report?,
+                is_late: false,
+                lacks_one: false,
+            }),
+        }
+    }
+
+    /// From now on this turn makes a volume that will be listed.
+    pub(super) fn makes_one(&self) {
+        self.turns.makes_one();
     }
 
     /// Has that at hand before what may take long, if this turn has not asked yet.
@@ -346,6 +358,8 @@ pub(super) struct Seen {
     pub(super) report: Report,
     /// Whether a change under way may have changed it.
     pub(super) is_late: bool,
+    /// Whether that makes a volume under the name that it is listed by.
+    pub(super) lacks_one: bool,
 }
 
 /// A name that nothing else can take while this is there.

@@ -11,17 +11,14 @@ use crate::volume::Error;
 
 /// How long the pool is not looked at, at most.
 const INTERVAL_MAX: Duration = Duration::from_secs(10);
-/// The same in the worst case: while it has much, while nothing is known to go, and while it goes.
-const INTERVAL_WITH_MUCH: Duration = Duration::from_secs(2);
-const INTERVAL_WITH_LITTLE: Duration = Duration::from_millis(250);
+/// The same when little is left, and while that goes.
+const INTERVAL_SHORT: Duration = Duration::from_millis(250);
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
-
-/// Much is a fifth.
-const MUCH_PART: u64 = 5;
 
 /// What may be taken in a second that begins unforeseen.
 const DATA_BYTES_PER_SECOND: f64 = (2u64 << 30) as f64;
-const METADATA_BYTES_PER_SECOND: f64 = (8u64 << 20) as f64;
+/// For a snapshot as much metadata is copied as there was, and no more.
+const METADATA_BYTES_PER_SECOND: f64 = (2u64 << 20) as f64;
 
 const SECTOR_BYTES: u64 = 512;
 const METADATA_BLOCK_BYTES: u64 = 4096;
@@ -225,10 +222,6 @@ impl Part {
 
     /// How long it lasts, at the speed at which it went lately and at one that it may go at from now on.
     fn pause(self, above: u64, bytes_per_second: f64, earlier: Earlier<Part>) -> Duration {
-        let least = match above > self.total / MUCH_PART {
-            true => INTERVAL_WITH_MUCH,
-            false => INTERVAL_WITH_LITTLE,
-        };
         let at_most = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or(INTERVAL_MAX);
         let above = above as f64;
         let unforeseen = at_most(above * self.block_bytes as f64 / bytes_per_second);
@@ -237,7 +230,7 @@ impl Part {
             // Half of it: the next look finds something left.
             at_most(above / taken * since.as_secs_f64() / 2.0)
         });
-        let pause = unforeseen.max(least).min(foreseen);
+        let pause = unforeseen.max(INTERVAL_SHORT).min(foreseen);
         pause.clamp(INTERVAL_MIN, INTERVAL_MAX)
     }
 }
@@ -307,10 +300,7 @@ mod tests {
         // A hundredth of that is left: it is not looked at all the time.
         let used = used + above / 100 * 99;
         assert_eq!(pause(used, Some((earlier, second))), INTERVAL_MIN);
-        assert_eq!(
-            pause(used, Some((room(used), second))),
-            INTERVAL_WITH_LITTLE
-        );
+        assert_eq!(pause(used, Some((room(used), second))), INTERVAL_SHORT);
     }
 
     #[test]

@@ -22,10 +22,18 @@ pub(super) struct Turns {
     /// How long one takes that is slow.
     slow: Range<Duration>,
     queue: Arc<Mutex<()>>,
-    /// When the turn under way began. Who waits for news is woken by a report, too.
-    begun: watch::Sender<Option<Instant>>,
+    /// Who waits for news is woken by a report, too.
+    state: watch::Sender<State>,
     /// The last report, and when it was asked for.
     known: StdMutex<Option<(Instant, Report)>>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct State {
+    /// When the turn under way began.
+    begun: Option<Instant>,
+    /// Whether it makes a volume that will be listed.
+    makes_one: bool,
 }
 
 /// A turn, until it is dropped.
@@ -40,7 +48,7 @@ impl Turns {
         Arc::new(Turns {
             slow,
             queue: Arc::default(),
-            begun: watch::Sender::default(),
+            state: watch::Sender::default(),
             known: StdMutex::default(),
         })
     }
@@ -48,11 +56,19 @@ impl Turns {
     /// Waits for it.
     pub(super) async fn take(self: &Arc<Self>) -> Turn {
         let first = Arc::clone(&self.queue).lock_owned().await;
-        self.begun.send_replace(Some(Instant::now()));
+        self.state.send_replace(State {
+            begun: Some(Instant::now()),
+            makes_one: false,
+        });
         Turn {
             turns: Arc::clone(self),
             _first: first,
         }
+    }
+
+    /// Says of the turn under way that it makes a volume that will be listed.
+    pub(super) fn makes_one(&self) {
+        self.state.send_modify(|state| state.makes_one = true);
     }
 
     /// Remembers a report that was asked for then.
@@ -64,20 +80,21 @@ impl Turns {
             }
             *known = Some((asked, report.clone()));
         }
-        self.begun.send_modify(|_| {});
+        self.state.send_modify(|_| {});
     }
 
     /// Whether what there is was asked for in this turn.
     pub(super) fn is_known(&self) -> bool {
-        let begun = *self.begun.borrow();
+        let begun = self.state.borrow().begun;
         begun.is_some_and(|begun| self.known_since(begun).is_some())
     }
 
-    /// Ends when a turn is under way that is slow, with what it found, or has made of that so far.
-    pub(super) async fn before_a_slow_one(&self) -> Report {
-        let mut news = self.begun.subscribe();
+    /// Ends when a turn is under way that is slow, with what it found, or has made of that so far, and
+    /// whether it makes a volume that will be listed.
+    pub(super) async fn before_a_slow_one(&self) -> (Report, bool) {
+        let mut news = self.state.subscribe();
         loop {
-            let begun = *news.borrow_and_update();
+            let State { begun, makes_one } = *news.borrow_and_update();
             let is_news = match begun {
                 Some(begun) => timeout_at(begun + self.slow.start, news.changed())
                     .await
@@ -91,7 +108,7 @@ impl Turns {
                 .filter(|begun| begun.elapsed() < self.slow.end)
                 .and_then(|begun| self.known_since(begun));
             if let Some(report) = known {
-                return report;
+                return (report, makes_one);
             }
             let _ = news.changed().await;
         }
@@ -110,7 +127,7 @@ impl Turns {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.turns.begun.send_replace(None);
+        self.turns.state.send_replace(State::default());
     }
 }
 
@@ -137,7 +154,9 @@ mod tests {
         turns.remember(Instant::now(), &full());
         assert!(turns.is_known() && is_told().await);
         let told = turns.before_a_slow_one().now_or_never();
-        assert_eq!(told, Some(full()), "without waiting again");
+        assert_eq!(told, Some((full(), false)), "without waiting again");
+        turns.makes_one();
+        assert_eq!(turns.before_a_slow_one().await, (full(), true));
         // What was asked for before the turn ended may lack what it did.
         let asked = Instant::now();
         drop(turn);
@@ -160,7 +179,7 @@ mod tests {
         newer.rows.clear();
         turns.remember(Instant::now(), &newer);
         turns.remember(first, &full());
-        assert_eq!(turns.before_a_slow_one().await, newer);
+        assert_eq!(turns.before_a_slow_one().await, (newer, false));
     }
 
     #[tokio::test]
