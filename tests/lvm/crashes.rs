@@ -54,7 +54,9 @@ fn hold_the_group(word: &str) {
 
 async fn nobody_can_read() {
     is_held().await;
-    let lvs = Command::new("timeout").args(["1", "lvs", VG]).output();
+    // While it waits it listens to nothing else.
+    let lvs = ["--signal=KILL", "1", "lvs", VG];
+    let lvs = Command::new("timeout").args(lvs).output();
     assert!(!lvs.expect("it runs").status.success());
 }
 

@@ -183,7 +183,8 @@ async fn a_snapshot_that_runs_full_fails_its_backup_and_says_what_to_set() {
     assert_eq!(state.state(), StateType::Error, "{}", state.msg);
     let says = "the snapshot of volume data ran full: more than its 4194304 bytes were overwritten \
                 while the backup ran, so there is no backup of that moment; raise snapshot-percent \
-                of the device class (100 never runs full), or back up when less is written";
+                of the device class (100 never runs full), or back up when less is written; if less \
+                was, a disk failed, and the kernel's log says so";
     assert_eq!(state.msg, says);
     bed.assert_left(&["data"]);
     assert!(bed.client.show(&bed.store.s3("monday")).await.is_err());
