@@ -133,10 +133,9 @@ impl Room {
             return None;
         };
         let pool_bytes = sectors.parse::<u64>().ok()? * SECTOR_BYTES;
-        let data_blocks = Part::read(data)?;
         Some(Room {
-            data: data_blocks.in_blocks_of(pool_bytes / data_blocks.total.max(1)),
-            metadata: Part::read(metadata)?.in_blocks_of(METADATA_BLOCK_BYTES),
+            data: Part::read(data, |blocks| pool_bytes / blocks.max(1))?,
+            metadata: Part::read(metadata, |_| METADATA_BLOCK_BYTES)?,
             holds_metadata: match held {
                 "-" => false,
                 root => root.parse::<u64>().map(|_| true).ok()?,
@@ -150,8 +149,8 @@ impl Room {
         Room {
             data: self.data.or_better(other.data),
             metadata: self.metadata.or_better(other.metadata),
-            holds_metadata: self.holds_metadata && other.holds_metadata,
             has_run_out: self.has_run_out && other.has_run_out,
+            ..self
         }
     }
 
@@ -182,20 +181,15 @@ impl Room {
 }
 
 impl Part {
-    fn read(text: &str) -> Option<Part> {
+    /// `block_bytes` follow from how many blocks there are.
+    fn read(text: &str, block_bytes: impl Fn(u64) -> u64) -> Option<Part> {
         let (used, total) = text.split_once('/')?;
+        let total = total.parse().ok()?;
         Some(Part {
             used: used.parse().ok()?,
-            total: total.parse().ok()?,
-            block_bytes: 1,
+            total,
+            block_bytes: block_bytes(total),
         })
-    }
-
-    fn in_blocks_of(self, block_bytes: u64) -> Part {
-        Part {
-            block_bytes,
-            ..self
-        }
     }
 
     fn left(self) -> u64 {

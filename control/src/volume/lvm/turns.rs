@@ -86,7 +86,9 @@ impl Turns {
     /// Whether what there is was asked for in this turn.
     pub(super) fn is_known(&self) -> bool {
         let begun = self.state.borrow().begun;
-        begun.is_some_and(|begun| self.known_since(begun).is_some())
+        let known = self.known();
+        let asked = known.as_ref().map(|(asked, _)| *asked);
+        begun.is_some_and(|begun| asked >= Some(begun))
     }
 
     /// Ends when a turn is under way that is slow, with what it found, or has made of that so far, and
