@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::Command, time::Duration};
 
 use nix::sys::signal::Signal;
 use ringback_proto::lvmd::{CreateLvSnapshotRequest, RemoveLvRequest, StateType};
-use tonic::Code;
+use tonic::{Code, Status};
 
 use crate::{
     client::{assert_refused, asynchronous, backup, synchronous, with_source},
@@ -349,20 +349,30 @@ async fn a_snapshot_that_cannot_be_removed_fails_no_backup_and_goes_with_the_nex
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_volume_that_grew_meanwhile_is_large_enough_for_who_asked_for_less() {
-    let bed = bed().await;
-    bed.create("thick", "data", 8 * MIB).await;
+/// Grows `data` to this size and asks for something while LVM has yet to begin; what became of both.
+async fn while_it_grows<T>(
+    bed: &Bed,
+    class: &str,
+    bytes: u64,
+    asked: impl Future<Output = T>,
+) -> (Result<u64, Status>, T) {
     hold("lvextend");
-    let (more, less) = tokio::join!(bed.resize("thick", "data", 32 * MIB), async {
+    tokio::join!(bed.resize(class, "data", bytes), async {
         is_held().await;
-        let less = bed.resize("thick", "data", 16 * MIB);
         let later = async {
             tokio::time::sleep(Duration::from_secs(1)).await;
             let_go();
         };
-        tokio::join!(less, later).0
-    });
+        tokio::join!(asked, later).0
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_grew_meanwhile_is_large_enough_for_who_asked_for_less() {
+    let bed = bed().await;
+    bed.create("thick", "data", 8 * MIB).await;
+    let less = bed.resize("thick", "data", 16 * MIB);
+    let (more, less) = while_it_grows(&bed, "thick", 32 * MIB, less).await;
     assert_eq!(more.expect("it grows"), 32 << 20);
     assert_eq!(less.expect("it has that"), 32 << 20);
 }
@@ -371,16 +381,8 @@ async fn a_volume_that_grew_meanwhile_is_large_enough_for_who_asked_for_less() {
 async fn a_snapshot_is_as_large_as_its_source_has_become_meanwhile() {
     let bed = bed().await;
     bed.create("thin", "data", 8 * MIB).await;
-    hold("lvextend");
-    let (grown, snapshot) = tokio::join!(bed.resize("thin", "data", 16 * MIB), async {
-        is_held().await;
-        let snapshot = bed.snapshot("thin", "copy", "data");
-        let later = async {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            let_go();
-        };
-        tokio::join!(snapshot, later).0
-    });
+    let snapshot = bed.snapshot("thin", "copy", "data");
+    let (grown, snapshot) = while_it_grows(&bed, "thin", 16 * MIB, snapshot).await;
     assert_eq!(grown.expect("it grows"), 16 << 20);
     assert_eq!(snapshot.expect("it is made").size_bytes, 16 << 20);
 }

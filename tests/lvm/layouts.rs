@@ -1,6 +1,6 @@
 //! Volumes that are laid out as their class or an option class says come back byte for byte.
 
-use std::{fs, os::unix::fs::FileExt};
+use std::fs;
 
 use ringback_proto::lvmd::CreateLvRequest;
 
@@ -8,7 +8,7 @@ use crate::{
     client::{ok, sized_bytes, synchronous},
     harness::MIB,
     store::fill,
-    vg::{Bed, POOL, VG, assert_holds, content, device, field, run, vg_free_bytes, write},
+    vg::{Bed, POOL, VG, assert_holds, content, field, run, soil, vg_free_bytes, write},
 };
 
 const STRIPED: &str = "stripe: 2, stripe-size: 64k";
@@ -30,16 +30,11 @@ async fn change(bed: &mut Bed, changes: [(&str, &str); 2]) {
 }
 
 /// Leaves something in each mebibyte of the group that is free.
-fn soil() {
+fn soil_what_is_free() {
     let free = vg_free_bytes();
     let size = format!("{free}b");
     run(&["lvcreate", "--yes", "-Wn", "-n", "dirt", "-L", &size, VG]);
-    let dirt = fs::File::options().write(true).open(device("dirt"));
-    let dirt = dirt.expect("opens");
-    for at in (0..free).step_by(1 << 20) {
-        dirt.write_all_at(&[0xee; 4096], at).expect("writes");
-    }
-    drop(dirt);
+    soil("dirt", free);
     run(&["lvremove", "--yes", "vm/dirt"]);
 }
 
@@ -98,7 +93,7 @@ async fn comes_back(bed: &Bed, class: &str, option_class: Option<&'static str>, 
 #[tokio::test(flavor = "multi_thread")]
 async fn striped_mirrored_and_thin_volumes_with_options_come_back_without_what_the_disks_held() {
     let mut bed = Bed::with(STRIPED, OPTION_CLASSES).await;
-    soil();
+    soil_what_is_free();
     comes_back(&bed, "thick", None, ["stripes", "2", "2"]).await;
 
     change(&mut bed, [(STRIPED, MIRRORED), ("type: thin", THIN)]).await;

@@ -21,7 +21,7 @@ use tonic::Code;
 use crate::{
     client::{asynchronous, backup, ok, synchronous},
     harness::{GIB, MIB, wait_for},
-    vg::{Bed, CLASSES, device},
+    vg::{Bed, CLASSES, device, open_to_write, soil},
 };
 
 /// Variables that choose other seeds, separated by blanks, and operations of each.
@@ -500,20 +500,6 @@ fn put(name: &str, content: &Content, places: Range<u64>) {
             .expect("writes");
     }
     file.sync_all().expect("syncs");
-}
-
-/// Leaves something in every mebibyte to whoever gets the extents next.
-fn soil(name: &str, bytes: u64) {
-    let file = open_to_write(name);
-    for at in 0..bytes / MIB {
-        file.write_all_at(&[0xee; 4096], at * MIB).expect("writes");
-    }
-    file.sync_all().expect("syncs");
-}
-
-fn open_to_write(name: &str) -> File {
-    let opened = File::options().write(true).open(device(name));
-    opened.expect("opens")
 }
 
 /// Reads what is always looked at, and some of the zeros that are the rest, its end among them.

@@ -387,12 +387,23 @@ pub(crate) fn assert_holds(name: &str, original: &[u8]) {
     assert!(at >= original.len(), "{name} has {at} bytes");
 }
 
+/// Leaves something in every mebibyte to whoever gets the extents next.
+pub(crate) fn soil(name: &str, bytes: u64) {
+    let file = open_to_write(name);
+    for at in 0..bytes / MIB {
+        file.write_all_at(&[0xee; 4096], at * MIB).expect("writes");
+    }
+    file.sync_all().expect("syncs");
+}
+
+pub(crate) fn open_to_write(name: &str) -> File {
+    let opened = File::options().write(true).open(device(name));
+    opened.expect("opens")
+}
+
 /// Writes `byte` over a range of a volume, past the page cache's memory of it.
 pub(crate) fn write(name: &str, offset: u64, len: u64, byte: u8) {
-    let file = File::options()
-        .write(true)
-        .open(device(name))
-        .expect("opens");
+    let file = open_to_write(name);
     let block = vec![byte; usize::try_from(MIB).expect("a length")];
     let mut at = offset;
     while at < offset + len {
