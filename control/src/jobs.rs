@@ -10,19 +10,27 @@ pub mod turns;
 use std::{
     panic::AssertUnwindSafe,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use futures::FutureExt;
-use ringback_datapath::{progress::Progress, stop::Stop, store::ObjectStore};
+use ringback_datapath::{
+    crypt::Passphrase,
+    progress::Progress,
+    stop::Stop,
+    store::{
+        ObjectStore, SharedCredentials,
+        location::{BackupPath, Endpoint, StoreConfig},
+    },
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use crate::failure::Failure;
+use crate::{failure::Failure, request::DataSource};
 
 /// How long trouble with the store is retried within a job.
 pub(crate) const JOB_PATIENCE: Duration = Duration::from_secs(15 * 60);
@@ -33,6 +41,9 @@ pub(crate) const ASK_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a job may take to reach a point that it can be gone on with from, when the daemon
 /// stops. With what follows it stays well below the 90 s that service managers usually wait.
 const WIND_UP_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Jobs of one kind that are remembered when they have ended.
+const REMEMBERED_MAX: usize = 1024;
 
 /// How far a job is, whatever its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +58,64 @@ pub enum Phase {
     Failed,
 }
 
+/// Where a job's backup lies, and the passphrase for it.
+#[derive(PartialEq, Eq)]
+struct Place {
+    backup: BackupPath,
+    endpoint: Option<Endpoint>,
+    encryption_key: Option<Passphrase>,
+}
+
+impl From<&DataSource> for Place {
+    fn from(source: &DataSource) -> Self {
+        Self {
+            backup: source.backup.clone(),
+            endpoint: source.store.endpoint.clone(),
+            encryption_key: source.encryption_key.clone(),
+        }
+    }
+}
+
+/// How a job reaches that while it runs. Nobody keeps credentials for longer.
+struct Access {
+    store: StoreConfig,
+    credentials: SharedCredentials,
+}
+
+impl Access {
+    fn of(store: StoreConfig) -> Self {
+        Self {
+            credentials: SharedCredentials::renewable(store.credentials.clone()),
+            store,
+        }
+    }
+}
+
+/// The way to a store, and what has gone over it.
+enum Wire {
+    Open(Arc<dyn ObjectStore>),
+    Closed(Carried),
+}
+
+/// Payload bytes.
+#[derive(Clone, Copy, Default)]
+struct Carried {
+    sent: u64,
+    received: u64,
+}
+
+impl Wire {
+    fn carried(&self) -> Carried {
+        match self {
+            Self::Open(store) => Carried {
+                sent: store.meter().sent(),
+                received: store.meter().received(),
+            },
+            Self::Closed(carried) => *carried,
+        }
+    }
+}
+
 /// What everybody may look at while a job runs.
 pub struct Watched {
     /// Counters of the data path.
@@ -59,7 +128,7 @@ pub struct Watched {
     waiting: AtomicBool,
     stop: Stop,
     over: CancellationToken,
-    store: std::sync::OnceLock<Arc<dyn ObjectStore>>,
+    wire: Mutex<Wire>,
 }
 
 impl Watched {
@@ -71,7 +140,7 @@ impl Watched {
             waiting: AtomicBool::new(false),
             stop: Stop::default(),
             over: CancellationToken::new(),
-            store: std::sync::OnceLock::new(),
+            wire: Mutex::new(Wire::Closed(Carried::default())),
         })
     }
 
@@ -91,8 +160,19 @@ impl Watched {
     }
 
     fn set_store(&self, store: Arc<dyn ObjectStore>) {
-        // Set once by the job itself.
-        let _ = self.store.set(store);
+        *self.wire() = Wire::Open(store);
+    }
+
+    /// The job is over: it lets go of the store with all its connections, and who waits is told.
+    fn end(&self) {
+        let mut wire = self.wire();
+        *wire = Wire::Closed(wire.carried());
+        drop(wire);
+        self.over.cancel();
+    }
+
+    fn wire(&self) -> MutexGuard<'_, Wire> {
+        self.wire.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for a turn, and lets that be seen.
@@ -105,14 +185,16 @@ impl Watched {
 
     /// Payload bytes sent and received.
     pub fn wire_bytes(&self) -> u64 {
-        self.store
-            .get()
-            .map_or(0, |store| store.meter().sent() + store.meter().received())
+        let Carried { sent, received } = self.wire().carried();
+        sent + received
     }
 
     /// What has kept requests to the store from success for some seconds.
     pub fn store_trouble(&self) -> Option<String> {
-        self.store.get()?.trouble()
+        match &*self.wire() {
+            Wire::Open(store) => store.trouble(),
+            Wire::Closed(_) => None,
+        }
     }
 
     /// `42.1 % of 3.0 GiB, 512 MiB/s, 1.2 GiB over the wire, 10 s left`, and the store's trouble.
@@ -212,7 +294,30 @@ async fn wait_for<T: Clone>(state: &watch::Sender<T>, is_met: impl FnMut(&T) -> 
 
 #[cfg(test)]
 mod tests {
+    use ringback_datapath::store::{folder::FolderStore, url::RepositoryUrl};
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_job_that_is_over_holds_no_store_and_knows_what_went_over_the_wire() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let url = format!("file://{}", folder.path().display());
+        let RepositoryUrl::Folder(path) = RepositoryUrl::parse(&url).expect("a folder") else {
+            panic!("{url} is none");
+        };
+        let store = FolderStore::open(path, 1).await.expect("opens");
+        let store: Arc<dyn ObjectStore> = Arc::new(store);
+        let put = store.put_new("object", b"content".as_slice().into());
+        put.await.expect("it is put");
+        let held = Arc::downgrade(&store);
+        let job = Watched::new();
+        job.set_store(store);
+        assert_eq!(job.wire_bytes(), 7);
+        job.end();
+        assert!(job.over.is_cancelled());
+        assert!(held.upgrade().is_none());
+        assert_eq!(job.wire_bytes(), 7);
+    }
 
     #[test]
     fn bytes_are_shown_with_their_unit() {

@@ -188,6 +188,18 @@ async fn a_path_that_is_taken_is_an_error_that_says_by_what_and_is_told_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_volume_made_again_under_its_name_is_not_told_of_the_earlier_ones_backup() {
+    let (_daemon, client, store) = bed().await;
+    client.back_up("data", &store.s3("monday")).await;
+    let request = backup("a-backup", "data", &store.s3("monday"));
+    client.remove("data").await.expect("it is removed");
+    let state = client.poll(&request).await.expect("the store has it");
+    assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
+    client.create("data", MIB).await;
+    assert_ends_in_error(&client, &request, "of an earlier volume \"data\"").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_handle_may_name_the_group_and_must_where_several_have_the_volume() {
     let daemon =
         Daemon::with(|folder| class("fast", folder, 0, true) + &class("slow", folder, 0, false));

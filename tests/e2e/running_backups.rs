@@ -114,6 +114,19 @@ async fn removing_the_volume_cancels_its_backup() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_volume_made_again_under_its_name_is_not_told_what_became_of_the_earlier_one() {
+    let (_daemon, client, store) = bed().await;
+    let (valve, request) = shut_in_the_midst(&client, &store).await;
+    client.remove("data").await.expect("it is removed");
+    client.create("data", MIB).await;
+    valve.open();
+    let state = client.poll(&request).await.expect("it starts");
+    assert_eq!(state.state(), StateType::Inprogress, "{}", state.msg);
+    let state = client.end_of(&request).await;
+    assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn removing_the_volume_cancels_a_backup_that_waits_for_the_store() {
     let (daemon, client, store) = bed().await;
     let request = backup("monday", "data", &store.s3("monday"));

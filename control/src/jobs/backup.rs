@@ -23,7 +23,7 @@ use tonic::Code;
 pub use self::job::BackupJob;
 use self::{job::State, summary::describe_commit};
 use super::{
-    ASK_PATIENCE,
+    ASK_PATIENCE, Access, REMEMBERED_MAX,
     ledger::{Kind, Ledger},
     repository,
     turns::Turns,
@@ -37,9 +37,6 @@ use crate::{
     volume::Changes,
 };
 
-/// Completed backups that are remembered, so that a poll need not ask the store.
-const REMEMBERED_MAX: usize = 1024;
-
 /// All backup jobs.
 pub struct BackupJobs {
     config: Arc<Config>,
@@ -48,8 +45,11 @@ pub struct BackupJobs {
     ledger: Arc<Ledger>,
     changes: Changes,
     stopping: CancellationToken,
-    jobs: Mutex<HashMap<String, Arc<BackupJob>>>,
+    jobs: Mutex<Jobs>,
 }
+
+/// By their names.
+type Jobs = HashMap<String, Arc<BackupJob>>;
 
 /// A backup's state as a caller is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,15 +101,16 @@ impl BackupJobs {
                  than 1000 bytes together; use shorter names",
             ));
         }
-        if let Some(state) = self.told(&mut self.jobs(), &request)? {
+        if let Some(state) = self.under_way(&self.jobs(), &request)? {
             return Ok(state);
         }
-        match self.groups.find(&request.volume_handle).await? {
-            Some(located) => self.start(request, store, located),
-            None => tokio::select! {
-                () = self.stopping.cancelled() => Ok(goes_on_later()),
-                answer = self.ask_the_store(&request, &store) => answer,
-            },
+        let located = self.groups.find(&request.volume_handle).await?;
+        if let Some(state) = self.known_or_begun(&request, &store, located)? {
+            return Ok(state);
+        }
+        tokio::select! {
+            () = self.stopping.cancelled() => Ok(goes_on_later()),
+            answer = self.ask_the_store(&request, &store) => answer,
         }
     }
 
@@ -149,38 +150,75 @@ impl BackupJobs {
         join_all(all.iter().map(|job| job.watched.wind_up())).await;
     }
 
-    /// What a caller is told without a new job.
-    fn told(
+    /// What a caller is told of a job that runs.
+    fn under_way(
         &self,
-        jobs: &mut HashMap<String, Arc<BackupJob>>,
+        jobs: &Jobs,
         request: &CreateBackup,
     ) -> Result<Option<BackupState>, Failure> {
         if self.stopping.is_cancelled() {
             return Ok(Some(goes_on_later()));
         }
-        known(jobs, request)
+        let job = jobs.get(&request.name).filter(|job| !job.is_over());
+        let Some(job) = job else {
+            return Ok(None);
+        };
+        // A passphrase may be changed while a job runs, which goes on with the one that it began with.
+        if !job.is_of(request) {
+            return Err(Failure::new(
+                Code::Aborted,
+                format!(
+                    "backup.name {:?} belongs to a running backup of {:?} to {}; choose another \
+                     name, or wait for its end",
+                    request.name,
+                    job.volume_handle.as_str(),
+                    job.place.backup
+                ),
+            ));
+        }
+        job.credentials
+            .replace(request.source.store.credentials.clone());
+        Ok(Some(BackupState::InProgress(job.describe())))
     }
 
-    fn start(
+    /// What is known here of the backup of this volume; else it is begun, if there is a volume.
+    fn known_or_begun(
         &self,
+        request: &CreateBackup,
+        store: &StoreConfig,
+        located: Option<Located>,
+    ) -> Result<Option<BackupState>, Failure> {
+        let mut jobs = self.jobs();
+        if let Some(state) = self.under_way(&jobs, request)? {
+            // Another call was faster.
+            return Ok(Some(state));
+        }
+        if let Some(state) = ended(&mut jobs, request, located.as_ref()) {
+            return Ok(Some(state));
+        }
+        Ok(located.map(|located| self.begin(&mut jobs, request.clone(), store.clone(), located)))
+    }
+
+    fn begin(
+        &self,
+        jobs: &mut Jobs,
         request: CreateBackup,
         store: StoreConfig,
         located: Located,
-    ) -> Result<BackupState, Failure> {
-        let mut jobs = self.jobs();
-        if let Some(state) = self.told(&mut jobs, &request)? {
-            // Another call was faster.
-            return Ok(state);
+    ) -> BackupState {
+        if jobs.len() >= REMEMBERED_MAX {
+            // The store answers for what was completed; what failed is begun again.
+            jobs.retain(|_, job| !job.is_over());
         }
-        forget_some(&mut jobs);
-        let changes = self.changes.clone();
-        let job = Arc::new(BackupJob::new(request, store, located, changes));
-        jobs.insert(job.request.name.clone(), Arc::clone(&job));
+        let access = Access::of(store);
+        let (credentials, changes) = (access.credentials.downgrade(), self.changes.clone());
+        let job = Arc::new(BackupJob::new(request, credentials, located, changes));
+        jobs.insert(job.name.clone(), Arc::clone(&job));
         self.ledger.begin(Kind::Backup, &job.watched);
         let message = job.watched.describe();
         let (config, turns) = (Arc::clone(&self.config), Arc::clone(&self.turns));
-        tokio::spawn(job.run(config, turns, Arc::clone(&self.ledger)));
-        Ok(BackupState::InProgress(message))
+        tokio::spawn(job.run(access, config, turns, Arc::clone(&self.ledger)));
+        BackupState::InProgress(message)
     }
 
     /// The volume is not here: a backup of it may exist all the same, from before.
@@ -229,7 +267,7 @@ impl BackupJobs {
         }
     }
 
-    fn jobs(&self) -> MutexGuard<'_, HashMap<String, Arc<BackupJob>>> {
+    fn jobs(&self) -> MutexGuard<'_, Jobs> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -241,54 +279,31 @@ fn goes_on_later() -> BackupState {
     BackupState::InProgress(message.to_owned())
 }
 
-/// The state of a job that is known here, unless a new one must be begun.
-fn known(
-    jobs: &mut HashMap<String, Arc<BackupJob>>,
+/// What a caller is told of a job that has ended. One of another volume, passphrase or path, or of a volume
+/// that only has the name of the one it was of, is forgotten: what is asked for now is another backup.
+fn ended(
+    jobs: &mut Jobs,
     request: &CreateBackup,
-) -> Result<Option<BackupState>, Failure> {
-    let Some(job) = jobs.get(&request.name) else {
-        return Ok(None);
-    };
-    let same = job.request.volume_handle == request.volume_handle
-        && job.request.source.backup == request.source.backup
-        && job.request.source.store.endpoint == request.source.store.endpoint;
-    // A passphrase may be changed while a job runs, which goes on with the one that it began with.
-    // But who has another is told of a backup only when the store has taken that, too.
-    let has_same_key = job.request.source.encryption_key == request.source.encryption_key;
-    let state = job.state.borrow().clone();
-    match state {
-        State::Preparing | State::Running if same => {
-            let credentials = request.source.store.credentials.clone();
-            job.credentials.replace(credentials);
-            Ok(Some(BackupState::InProgress(job.describe())))
+    located: Option<&Located>,
+) -> Option<BackupState> {
+    let job = Arc::clone(jobs.get(&request.name)?);
+    let identity = &job.located.volume.identity;
+    let is_of_it = job.is_of(request) && located.is_none_or(|it| it.volume.identity == *identity);
+    match job.state.borrow().clone() {
+        // Who has another passphrase is told of a backup only when the store has taken that, too.
+        State::Done(message)
+            if is_of_it && job.place.encryption_key == request.source.encryption_key =>
+        {
+            return Some(BackupState::Complete(message));
         }
-        State::Preparing | State::Running => Err(Failure::new(
-            Code::Aborted,
-            format!(
-                "backup.name {:?} belongs to a running backup of {:?} to {}; choose another \
-                 name, or wait for its end",
-                request.name,
-                job.request.volume_handle.as_str(),
-                job.request.source.backup
-            ),
-        )),
-        State::Done(message) if same && has_same_key => Ok(Some(BackupState::Complete(message))),
-        State::Failed(message) if same => {
+        State::Failed(message) if is_of_it => {
             jobs.remove(&request.name);
-            Ok(Some(BackupState::Error(message)))
+            return Some(BackupState::Error(message));
         }
-        State::Done(_) | State::Failed(_) => {
-            jobs.remove(&request.name);
-            Ok(None)
-        }
+        _ => {}
     }
-}
-
-/// Keeps the memory for completed jobs bounded; the store answers for those forgotten.
-fn forget_some(jobs: &mut HashMap<String, Arc<BackupJob>>) {
-    if jobs.len() >= REMEMBERED_MAX {
-        jobs.retain(|_, job| !matches!(*job.state.borrow(), State::Done(_)));
-    }
+    jobs.remove(&request.name);
+    None
 }
 
 fn is_of_request(commit: &Commit, request: &CreateBackup) -> bool {

@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tonic::Code;
+
 use super::Watched;
+use crate::failure::Failure;
 
 /// What a job does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,11 +95,13 @@ impl Ledger {
     }
 
     /// Once for each job that began, when it moves no more bytes.
-    pub(super) fn end(&self, kind: Kind, job: &Arc<Watched>, is_done: bool) {
-        let outcome = match is_done {
-            true => Outcome::Complete,
-            false if job.stop.is_asked() => Outcome::Stopped,
-            false => Outcome::Failed,
+    pub(super) fn end<T>(&self, kind: Kind, job: &Arc<Watched>, ended: &Result<T, Failure>) {
+        let outcome = match ended {
+            Ok(_) => Outcome::Complete,
+            Err(failure) if job.stop.is_asked() && failure.code == Code::Aborted => {
+                Outcome::Stopped
+            }
+            Err(_) => Outcome::Failed,
         };
         let mut books = self.books();
         books.running.retain(|(_, it)| !Arc::ptr_eq(it, job));
@@ -135,9 +140,39 @@ impl Moved {
             Kind::Backup => self.read += at_the_volume,
             Kind::Restore => self.restored += at_the_volume,
         }
-        if let Some(store) = job.store.get() {
-            self.sent += store.meter().sent();
-            self.received += store.meter().received();
+        let carried = job.wire().carried();
+        self.sent += carried.sent;
+        self.received += carried.received;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_stopped_only_when_that_is_why_it_ended() {
+        let ledger = Ledger::default();
+        for (is_asked, code) in [
+            (true, Code::Aborted),
+            (true, Code::ResourceExhausted),
+            (false, Code::Aborted),
+        ] {
+            let job = Watched::new();
+            if is_asked {
+                job.stop.halt();
+            }
+            ledger.begin(Kind::Restore, &job);
+            ledger.end::<()>(Kind::Restore, &job, &Err(Failure::new(code, "it ended")));
         }
+        let ended = ledger.balance().ended;
+        assert!(
+            ended.contains(&(Kind::Restore, Outcome::Stopped, 1)),
+            "{ended:?}"
+        );
+        assert!(
+            ended.contains(&(Kind::Restore, Outcome::Failed, 2)),
+            "{ended:?}"
+        );
     }
 }

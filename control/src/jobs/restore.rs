@@ -16,14 +16,14 @@ use ringback_datapath::{
     error::Error as DatapathError,
     repository::Repository,
     restore::{self, Backup, Target},
-    store::{SharedCredentials, location::StoreConfig, s3::S3Store},
+    store::{WeakCredentials, location::StoreConfig, s3::S3Store},
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::{
-    JOB_PATIENCE, OPEN_PATIENCE, Phase, Watched,
+    Access, JOB_PATIENCE, OPEN_PATIENCE, Phase, Place, REMEMBERED_MAX, Watched,
     ledger::{Kind, Ledger},
     repository,
     turns::Turns,
@@ -51,14 +51,14 @@ pub struct RestoreJobs {
 
 type Key = (String, VolumeName);
 
-/// One restore job.
+/// One restore job. One that has failed is remembered until somebody asks for it, and holds nothing then that
+/// is large or secret but the passphrase.
 pub struct RestoreJob {
     request: CreateVolume,
-    source: DataSource,
-    store: StoreConfig,
+    place: Place,
     class: Class,
     layout: LayoutOptions,
-    credentials: SharedCredentials,
+    credentials: WeakCredentials,
     /// What may be looked at while it runs.
     pub watched: Arc<Watched>,
     changes: Changes,
@@ -172,16 +172,20 @@ impl RestoreJobs {
                     format!(
                         "name {:?}: a volume of that name is being restored from {}",
                         request.name.as_str(),
-                        job.source.backup
+                        job.place.backup
                     ),
                 ));
             }
         }
+        if jobs.len() >= REMEMBERED_MAX {
+            // What failed is begun again.
+            jobs.retain(|_, job| !job.is_over());
+        }
+        let access = Access::of(store);
         let job = Arc::new(RestoreJob {
-            credentials: SharedCredentials::renewable(store.credentials.clone()),
+            credentials: access.credentials.downgrade(),
+            place: Place::from(&source),
             request,
-            source,
-            store,
             class: class.clone(),
             layout,
             watched: Watched::new(),
@@ -190,13 +194,13 @@ impl RestoreJobs {
         });
         jobs.insert(key, Arc::clone(&job));
         self.ledger.begin(Kind::Restore, &job.watched);
-        tokio::spawn(Arc::clone(self).run(Arc::clone(&job)));
+        tokio::spawn(Arc::clone(self).run(Arc::clone(&job), access));
         Ok(job)
     }
 
-    async fn run(self: Arc<Self>, job: Arc<RestoreJob>) {
-        let result = without_panic(job.restore(&self.config, &self.turns)).await;
-        self.ledger.end(Kind::Restore, &job.watched, result.is_ok());
+    async fn run(self: Arc<Self>, job: Arc<RestoreJob>, access: Access) {
+        let result = without_panic(job.restore(access, &self.config, &self.turns)).await;
+        self.ledger.end(Kind::Restore, &job.watched, &result);
         if result.is_ok() {
             // The volume speaks for itself now.
             self.forget(&job);
@@ -206,15 +210,11 @@ impl RestoreJobs {
             Err(failure) => State::Failed(failure.clone()),
         });
         self.changes.tell();
-        job.watched.over.cancel();
-        let name = job.request.name.as_str();
+        job.watched.end();
+        let (volume, backup) = (job.request.name.as_str(), job.place.backup.to_string());
         match result {
-            Ok(_) => {
-                tracing::info!(volume = name, backup = %job.source.backup, "restore complete");
-            }
-            Err(failure) => {
-                tracing::warn!(volume = name, backup = %job.source.backup, error = %failure, "restore failed");
-            }
+            Ok(_) => tracing::info!(volume, backup, "restore complete"),
+            Err(failure) => tracing::warn!(volume, backup, error = %failure, "restore failed"),
         }
     }
 
@@ -249,9 +249,7 @@ impl RestoreJob {
     fn is_same(&self, request: &CreateVolume, source: &DataSource) -> bool {
         self.request.name == request.name
             && self.request.size == request.size
-            && self.source.backup == source.backup
-            && self.source.store.endpoint == source.store.endpoint
-            && self.source.encryption_key == source.encryption_key
+            && self.place == Place::from(source)
     }
 
     fn is_over(&self) -> bool {
@@ -273,12 +271,21 @@ impl RestoreJob {
         tags.map(|tag| tag.as_str().to_owned()).collect()
     }
 
-    async fn restore(&self, config: &Config, turns: &Turns) -> Result<VolumeInfo, Failure> {
+    async fn restore(
+        &self,
+        access: Access,
+        config: &Config,
+        turns: &Turns,
+    ) -> Result<VolumeInfo, Failure> {
         let Opened {
             repository,
             backup,
             volume,
-        } = self.watched.stop.unless_asked(self.open(config)).await?;
+        } = self
+            .watched
+            .stop
+            .unless_asked(self.open(&access, config))
+            .await?;
         if planted::RENAME_FIRST {
             let volume = volume.publish().await?;
             let target = Target::from(&volume.path);
@@ -305,21 +312,21 @@ impl RestoreJob {
     }
 
     /// Opens and checks the backup, then makes the volume.
-    async fn open(&self, config: &Config) -> Result<Opened, Failure> {
+    async fn open(&self, access: &Access, config: &Config) -> Result<Opened, Failure> {
         let name = &self.request.name;
         if self.class.group.get(name).await?.is_some() {
             return Err(VolumeError::AlreadyExists(name.clone()).into());
         }
-        let path = &self.source.backup;
+        let path = &self.place.backup;
         let store: S3Store = repository::connect(
             config,
             path.repository(),
-            &self.store,
-            &self.credentials,
+            &access.store,
+            &access.credentials,
             OPEN_PATIENCE,
         )
         .await;
-        let passphrase = self.source.encryption_key.as_ref();
+        let passphrase = self.place.encryption_key.as_ref();
         let impatient = open_repository(store.clone(), passphrase, path.name()).await?;
         let backup = Backup::open(&impatient, path.name()).await?;
         self.check_size(backup.volume_bytes()).await?;

@@ -1,6 +1,10 @@
 //! Credentials that can be replaced while requests are signed with them.
 
-use std::{fmt, mem::discriminant, sync::Arc};
+use std::{
+    fmt,
+    mem::discriminant,
+    sync::{Arc, Weak},
+};
 
 use aws_credential_types::{
     Credentials as AwsCredentials,
@@ -45,6 +49,24 @@ impl Held {
     }
 }
 
+/// The same for who may replace them and does not keep them: a job that has ended has none.
+#[derive(Clone)]
+pub struct WeakCredentials(Weak<watch::Sender<Held>>);
+
+impl WeakCredentials {
+    /// See [`SharedCredentials::replace`].
+    pub fn replace(&self, credentials: Credentials) {
+        if let Some(held) = self.0.upgrade() {
+            replace(&held, credentials);
+        }
+    }
+
+    /// See [`SharedCredentials::have_expired`].
+    pub fn have_expired(&self) -> bool {
+        self.0.upgrade().is_some_and(|held| held.borrow().expired)
+    }
+}
+
 impl SharedCredentials {
     /// Signs with these. Once their token has expired, requests fail.
     pub fn new(credentials: Credentials) -> Self {
@@ -66,14 +88,12 @@ impl SharedCredentials {
     /// From now on, sign with these. Credentials of another kind (static ones, a profile, the chain) are for
     /// the next job: this one goes on with what it has.
     pub fn replace(&self, credentials: Credentials) {
-        self.held.send_if_modified(|held| {
-            let is_other = held.credentials != credentials
-                && discriminant(&held.credentials) == discriminant(&credentials);
-            if is_other {
-                *held = Held::new(credentials);
-            }
-            is_other
-        });
+        replace(&self.held, credentials);
+    }
+
+    /// For who may replace them.
+    pub fn downgrade(&self) -> WeakCredentials {
+        WeakCredentials(Arc::downgrade(&self.held))
     }
 
     /// Whether requests wait for other credentials.
@@ -135,6 +155,17 @@ impl SharedCredentials {
             )),
         }
     }
+}
+
+fn replace(held: &watch::Sender<Held>, credentials: Credentials) {
+    held.send_if_modified(|held| {
+        let is_other = held.credentials != credentials
+            && discriminant(&held.credentials) == discriminant(&credentials);
+        if is_other {
+            *held = Held::new(credentials);
+        }
+        is_other
+    });
 }
 
 impl fmt::Debug for SharedCredentials {

@@ -32,7 +32,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use tokio_util::task::TaskTracker;
 
-pub use credentials::SharedCredentials;
+pub use credentials::{SharedCredentials, WeakCredentials};
 pub use payload::Payload;
 pub use throttle::{Permit, Throttle};
 pub use tls::{Authorities, InvalidCaFile};

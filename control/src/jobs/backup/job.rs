@@ -14,10 +14,7 @@ use ringback_datapath::{
     error::{Error as DatapathError, ErrorKind},
     log::Log,
     repository::Repository,
-    store::{
-        ObjectStore, SharedCredentials,
-        location::{BackupPath, Endpoint, StoreConfig},
-    },
+    store::{ObjectStore, WeakCredentials, location::Endpoint},
 };
 use ringback_proto::repository::Commit;
 use tokio::sync::watch;
@@ -29,22 +26,24 @@ use crate::{
     failure::Failure,
     groups::Located,
     jobs::{
-        JOB_PATIENCE, Phase, Watched,
+        Access, JOB_PATIENCE, Phase, Place, Watched,
         ledger::{Kind, Ledger},
         repository,
         turns::{BackupTurn, Destination, Turns},
         without_panic,
     },
-    request::CreateBackup,
+    request::{CreateBackup, VolumeHandle},
     volume::{BackupSnapshot, Changes, Frozen},
 };
 
-/// One backup job.
+/// One backup job. It is remembered when it has ended, and holds nothing then that is large or secret but
+/// the passphrase, by which a caller is known.
 pub struct BackupJob {
-    pub(super) request: CreateBackup,
-    store: StoreConfig,
+    pub(super) name: String,
+    pub(super) volume_handle: VolumeHandle,
+    pub(super) place: Place,
     pub(super) located: Located,
-    pub(super) credentials: SharedCredentials,
+    pub(super) credentials: WeakCredentials,
     /// What may be looked at while it runs.
     pub watched: Arc<Watched>,
     changes: Changes,
@@ -65,19 +64,20 @@ impl BackupJob {
     /// A backup that was asked for; nothing is done yet.
     pub(super) fn new(
         request: CreateBackup,
-        store: StoreConfig,
+        credentials: WeakCredentials,
         located: Located,
         changes: Changes,
     ) -> Self {
         Self {
-            credentials: SharedCredentials::renewable(store.credentials.clone()),
-            store,
+            place: Place::from(&request.source),
+            name: request.name,
+            volume_handle: request.volume_handle,
+            credentials,
             located,
             watched: Watched::new(),
             changes,
             has_snapshot: AtomicBool::new(false),
             state: watch::Sender::new(State::Preparing),
-            request,
         }
     }
 
@@ -89,6 +89,18 @@ impl BackupJob {
             State::Done(_) => (Phase::Done, String::new()),
             State::Failed(message) => (Phase::Failed, message.clone()),
         }
+    }
+
+    /// Whether it was asked for by the same call, whatever the passphrase.
+    pub(super) fn is_of(&self, request: &CreateBackup) -> bool {
+        let source = &request.source;
+        self.volume_handle == request.volume_handle
+            && self.place.backup == source.backup
+            && self.place.endpoint == source.store.endpoint
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        matches!(*self.state.borrow(), State::Done(_) | State::Failed(_))
     }
 
     /// Whether it has a snapshot of its volume, or is about to take one.
@@ -109,19 +121,20 @@ impl BackupJob {
     /// Does all of it, and tells how it ended.
     pub(super) async fn run(
         self: Arc<Self>,
+        access: Access,
         config: Arc<Config>,
         turns: Arc<Turns>,
         ledger: Arc<Ledger>,
     ) {
-        let name = &self.request.name;
-        let ended = without_panic(self.back_up(&config, &turns)).await;
-        ledger.end(Kind::Backup, &self.watched, ended.is_ok());
+        let name = &self.name;
+        let ended = without_panic(self.back_up(access, &config, &turns)).await;
+        ledger.end(Kind::Backup, &self.watched, &ended);
         self.state.send_replace(match &ended {
             Ok(message) => State::Done(message.clone()),
             Err(failure) => State::Failed(failure.message.clone()),
         });
-        self.watched.over.cancel();
-        let path = self.request.source.backup.to_string();
+        self.watched.end();
+        let path = self.place.backup.to_string();
         let volume = format!("{}/{}", self.located.group_name, self.located.volume.name);
         match ended {
             Ok(message) => {
@@ -133,9 +146,14 @@ impl BackupJob {
         }
     }
 
-    async fn back_up(&self, config: &Config, turns: &Turns) -> Result<String, Failure> {
+    async fn back_up(
+        &self,
+        access: Access,
+        config: &Config,
+        turns: &Turns,
+    ) -> Result<String, Failure> {
         let stop = &self.watched.stop;
-        let prepared = stop.unless_asked(self.prepare(config, turns));
+        let prepared = stop.unless_asked(self.prepare(&access, config, turns));
         let mut work = match prepared.await? {
             Prepared::Complete(message) => return Ok(message),
             Prepared::Ready(work) => work,
@@ -162,22 +180,23 @@ impl BackupJob {
     /// Asks the store whether there is anything to do, waits for a turn, takes the snapshot.
     async fn prepare<'a>(
         &self,
+        access: &Access,
         config: &Config,
         turns: &'a Turns,
     ) -> Result<Prepared<'a>, Failure> {
-        let path: &BackupPath = &self.request.source.backup;
+        let path = &self.place.backup;
         let store = repository::connect(
             config,
             path.repository(),
-            &self.store,
-            &self.credentials,
+            &access.store,
+            &access.credentials,
             JOB_PATIENCE,
         )
         .await;
         let store: Arc<dyn ObjectStore> = Arc::new(store);
         self.watched.set_store(Arc::clone(&store));
         let size = repository::chunk_size(&repository::settings(&config.datapath));
-        let passphrase = self.request.source.encryption_key.as_ref();
+        let passphrase = self.place.encryption_key.as_ref();
         let repository = Repository::open_or_create(store, size, passphrase).await?;
         let mut log = Log::replay(&repository).await?;
         if let Some(there) = log.find(path.name()) {
@@ -254,17 +273,17 @@ impl BackupJob {
         (
             self.located.group_name.clone(),
             self.located.volume.name.clone(),
-            self.request.source.backup.repository().to_string(),
-            self.store.endpoint.as_ref().map(Endpoint::as_url),
+            self.place.backup.repository().to_string(),
+            self.place.endpoint.as_ref().map(Endpoint::as_url),
         )
     }
 
     fn subject(&self, snapshot: &BackupSnapshot) -> Subject {
         let since_1970 = snapshot.created_at.duration_since(UNIX_EPOCH);
         Subject {
-            name: self.request.source.backup.name().to_owned(),
-            request_name: self.request.name.clone(),
-            volume_handle: self.request.volume_handle.as_str().to_owned(),
+            name: self.place.backup.name().to_owned(),
+            request_name: self.name.clone(),
+            volume_handle: self.volume_handle.as_str().to_owned(),
             volume_identity: self.located.volume.identity.clone(),
             created_ms: since_1970.map_or(0, |since| {
                 u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
@@ -274,17 +293,17 @@ impl BackupJob {
 
     /// Whether the commit at this path is the backup that was asked for.
     fn judge(&self, commit: &Commit) -> Result<String, Failure> {
-        let path = &self.request.source.backup;
+        let path = &self.place.backup;
         let refuse = |what: String| {
             Err(Failure::new(
                 Code::AlreadyExists,
                 format!("{path} is taken by a backup {what}; choose another path"),
             ))
         };
-        if commit.request_name != self.request.name {
+        if commit.request_name != self.name {
             return refuse(format!("named {:?}", commit.request_name));
         }
-        if commit.volume_handle != self.request.volume_handle.as_str() {
+        if commit.volume_handle != self.volume_handle.as_str() {
             return refuse(format!("of volume {:?}", commit.volume_handle));
         }
         if commit.volume_identity != self.located.volume.identity {
