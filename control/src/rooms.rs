@@ -53,10 +53,15 @@ struct Group {
     name: String,
     /// Whether the default class is one of its own.
     has_default: bool,
-    ask: Box<dyn Fn() -> Question + Send + Sync>,
-    under_way: Mutex<Option<Question>>,
+    ask: Box<dyn Fn() -> BoxFuture<'static, Vec<Answer>> + Send + Sync>,
+    said: Arc<Mutex<Said>>,
+}
+
+#[derive(Default)]
+struct Said {
+    under_way: Option<Question>,
     /// The last answer, if there was one.
-    last: Arc<Mutex<Option<Answers>>>,
+    last: Option<Answers>,
 }
 
 type Question = Shared<BoxFuture<'static, Answers>>;
@@ -111,7 +116,7 @@ impl Rooms {
     /// is not one without room. When there is nothing to tell of any group, why.
     pub async fn now(&self, patience: Duration) -> Result<Told, Failure> {
         let asked = self.groups.iter().map(async |group| {
-            let under_way = lock(&group.under_way).clone();
+            let under_way = lock(&group.said).under_way.clone();
             if let Some(earlier) = under_way {
                 earlier.await;
             }
@@ -191,37 +196,37 @@ impl Group {
     where
         A: Future<Output = Vec<Answer>> + Send + 'static,
     {
-        let last = Arc::<Mutex<Option<Answers>>>::default();
-        let told = Arc::clone(&last);
         Self {
             name: name.to_owned(),
             has_default,
-            // A task of its own, for it goes on when nobody waits any more.
-            ask: Box::new(move || {
-                let (asked, told) = (tokio::spawn(ask()), Arc::clone(&told));
-                let answer = asked.map(move |answer| {
-                    let answer = Arc::new(answer.unwrap_or_default());
-                    *lock(&told) = Some(Arc::clone(&answer));
-                    answer
-                });
-                answer.boxed().shared()
-            }),
-            under_way: Mutex::default(),
-            last,
+            ask: Box::new(move || ask().boxed()),
+            said: Arc::default(),
         }
     }
 
     fn last(&self) -> Option<Answers> {
-        lock(&self.last).clone()
+        lock(&self.said).last.clone()
     }
 
     /// The question under way, or a new one.
     fn question(&self) -> Question {
-        let mut under_way = lock(&self.under_way);
-        match under_way.as_ref() {
-            Some(question) if question.peek().is_none() => question.clone(),
-            _ => under_way.insert((self.ask)()).clone(),
-        }
+        let mut said = lock(&self.said);
+        let begin = || self.begin().boxed().shared();
+        said.under_way.get_or_insert_with(begin).clone()
+    }
+
+    /// Asks in a task of its own, for it goes on when nobody waits any more.
+    fn begin(&self) -> impl Future<Output = Answers> + use<> {
+        let (asked, told) = (tokio::spawn((self.ask)()), Arc::clone(&self.said));
+        let noted = tokio::spawn(async move {
+            let answer = Arc::new(asked.await.unwrap_or_default());
+            *lock(&told) = Said {
+                under_way: None,
+                last: Some(Arc::clone(&answer)),
+            };
+            answer
+        });
+        noted.map(Result::unwrap_or_default)
     }
 }
 
@@ -354,6 +359,19 @@ mod tests {
         answers.add_permits(1);
         rooms.lately(LONG).await;
         assert_eq!(asked.load(Ordering::SeqCst), 2, "a new one");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_came_when_nobody_waited_any_more_is_none_to_the_next_who_asks() {
+        let (slow, asked, answers) = slow(true);
+        let rooms = rooms(vec![slow]);
+        rooms.lately(SOON).await;
+        answers.add_permits(1);
+        while rooms.groups[0].last().is_none() {
+            tokio::task::yield_now().await;
+        }
+        rooms.lately(SOON).await;
+        assert_eq!(asked.load(Ordering::SeqCst), 2, "a new question");
     }
 
     #[tokio::test]
