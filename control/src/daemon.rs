@@ -146,6 +146,7 @@ impl Daemon {
     /// Makes a snapshot that is a volume of its own.
     pub async fn snapshot(&self, request: CreateSnapshot) -> Result<VolumeInfo, Failure> {
         let class = self.groups.class(&request.device_class)?;
+        class.group.require_snapshots()?;
         class.check_name(&request.name)?;
         let source = existing(class, &request.source).await?;
         let size_bytes = request.size.map(VolumeSize::bytes);

@@ -89,9 +89,13 @@ async fn snapshots_that_cannot_be_are_refused_and_nothing_is_left_of_them() {
     assert_refused(taken, Code::AlreadyExists, "there is already a volume data");
     bed.assert_left(&["data"]);
     bed.remove("thin", "data").await.expect("it is removed");
-    bed.create("thick", "data", 32 * MIB).await;
-    let thick = snapshot(&bed, "thick", "ro", "ro", 0).await;
-    assert_refused(thick, Code::Unimplemented, "use a class with type: thin");
+    for is_there in [false, true] {
+        let thick = snapshot(&bed, "thick", "ro", "ro", 0).await;
+        assert_refused(thick, Code::Unimplemented, "use a class with type: thin");
+        if !is_there {
+            bed.create("thick", "data", 32 * MIB).await;
+        }
+    }
     bed.assert_left(&["data"]);
 }
 
@@ -195,17 +199,55 @@ async fn a_snapshot_that_runs_full_fails_its_backup_and_says_what_to_set() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_is_given_up_before_its_snapshot_fills_the_pool() {
     let bed = Bed::new().await;
+    fill_most_of_the_pool(&bed).await;
+    let (valve, request) = shut_in_the_midst(&bed).await;
+    assert_given_up_before_the_pool_is_full(&bed, &request).await;
+    valve.open();
+    let state = bed.client.end_of(&request).await;
+    assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
+    bed.remove("thin", "data").await.expect("it is removed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_is_one_that_still_asks_what_is_mapped_and_the_pool_has_its_blocks_again() {
+    const ASKING: &str = "/tmp/asking";
+    let wrapper = "/tmp/slow-dump";
+    let script = format!(
+        "#!/bin/bash\n\
+         if [ \"$1\" = thin_dump ]; then >{ASKING}; exec sleep 1000; fi\n\
+         exec \"$@\"\n"
+    );
+    std::fs::write(wrapper, script).expect("writes the script");
+    let prefix = format!("lvm-command-prefix: [/bin/bash, {wrapper}, lvm]\n");
+    let bed = Bed::with("", &prefix).await;
+    fill_most_of_the_pool(&bed).await;
+    let request = backup("monday", "data", &bed.store.s3("monday"));
+    let state = bed.client.poll(&request).await.expect("it starts");
+    assert_eq!(state.state(), StateType::Inprogress, "{}", state.msg);
+    wait_for("thin_dump", async || {
+        std::path::Path::new(ASKING).exists().then_some(())
+    })
+    .await;
+    assert_given_up_before_the_pool_is_full(&bed, &request).await;
+}
+
+/// Makes a volume `data` of 300 MiB in the pool of 512 MiB.
+async fn fill_most_of_the_pool(bed: &Bed) {
     bed.create("thin", "data", 300 * MIB).await;
     fill("/dev/vm/data", 0, 300 * MIB, "data");
     run(&["sync"]);
-    let (valve, request) = shut_in_the_midst(&bed).await;
-    // Of the pool's 512 MiB 32 are left, a little more than a twentieth. A write that finds no room fails.
+}
+
+/// Overwrites `data` until its backup is given up; then all of it, for which there is room. A write that
+/// finds none fails.
+async fn assert_given_up_before_the_pool_is_full(bed: &Bed, request: &CreateBackupRequest) {
+    // 32 MiB are left, a little more than a twentieth.
     write("data", 0, 180 * MIB, 1);
     let mut state = BackupState::default();
     for at in 180..212 {
         write("data", at * MIB, MIB, 1);
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-        state = bed.client.poll(&request).await.expect("it is told");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        state = bed.client.poll(request).await.expect("it is told");
         if state.state() != StateType::Inprogress {
             break;
         }
@@ -218,10 +260,6 @@ async fn a_backup_is_given_up_before_its_snapshot_fills_the_pool() {
     bed.assert_left(&["data"]);
     write("data", 0, 300 * MIB, 2);
     assert!(content("data").iter().all(|byte| *byte == 2));
-    valve.open();
-    let state = bed.client.end_of(&request).await;
-    assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
-    bed.remove("thin", "data").await.expect("it is removed");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -213,13 +213,18 @@ impl VolumeGroup for Lvm {
             .await
     }
 
-    async fn snapshot(&self, new: NewSnapshot) -> Result<Volume, Error> {
-        if let Provision::Thick { .. } = &*self.provision {
-            return Err(Error::Unsupported(
+    fn require_snapshots(&self) -> Result<(), Error> {
+        match &*self.provision {
+            Provision::Thin { .. } => Ok(()),
+            Provision::Thick { .. } => Err(Error::Unsupported(
                 "thick volumes have no snapshots of their own; use a class with type: thin"
                     .to_owned(),
-            ));
+            )),
         }
+    }
+
+    async fn snapshot(&self, new: NewSnapshot) -> Result<Volume, Error> {
+        self.require_snapshots()?;
         if let Some(source) = self.get(&new.source).await? {
             self.group.flush(&source).await;
         }
@@ -241,7 +246,7 @@ impl VolumeGroup for Lvm {
             match asked {
                 Ok(extents) => frozen.extents = extents,
                 Err(why) => {
-                    frozen.release().await?;
+                    frozen.let_go().await;
                     return Err(Error::Full(why));
                 }
             }

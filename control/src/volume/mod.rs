@@ -66,6 +66,11 @@ pub trait VolumeGroup: Send + Sync + 'static {
     /// Grows a volume; its present size is granted as well, a smaller one is not.
     async fn resize(&self, name: &VolumeName, size_bytes: u64) -> Result<Volume, Error>;
 
+    /// Refuses what [`VolumeGroup::snapshot`] always does, where there are none.
+    fn require_snapshots(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Makes a volume that begins as another one's content of this moment.
     async fn snapshot(&self, new: NewSnapshot) -> Result<Volume, Error>;
 

@@ -3,7 +3,7 @@
 //! Those are to be called in turn (see [`Group::in_turn`]).
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     fs::{self, File},
     panic,
     path::Path,
@@ -12,17 +12,14 @@ use std::{
 };
 
 use futures::future::join_all;
-use tokio::{
-    runtime::Handle,
-    sync::{Mutex, oneshot},
-    task,
-    time::Instant,
-};
+use tokio::{runtime::Handle, sync::oneshot, task, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     command::{Call, Lvm as Command, Trouble},
-    complaint, node,
+    complaint,
+    mapped::Metadata,
+    node,
     ours::Purpose,
     report::{self, Report, Row},
     turns::Turns,
@@ -52,9 +49,8 @@ pub struct Group {
     work: TaskTracker,
     /// Volumes that are being flushed, until when.
     flushes: StdMutex<Vec<(VolumeName, CancellationToken)>>,
-    /// Whose turn it is to hold metadata of a pool; the pools that were found free of what a killed
-    /// daemon held.
-    metadata_turn: Mutex<HashSet<String>>,
+    /// That of its pools.
+    metadata: StdMutex<HashMap<String, Arc<Metadata>>>,
     /// Names of ours that could not be removed yet.
     pub(super) left: StdMutex<VecDeque<String>>,
     /// Told of what goes when nobody waits for it.
@@ -96,7 +92,7 @@ impl Group {
             turns: Turns::new(SLOW..STUCK),
             work: TaskTracker::new(),
             flushes: StdMutex::default(),
-            metadata_turn: Mutex::default(),
+            metadata: StdMutex::default(),
             left: StdMutex::default(),
             changes: changes.clone(),
             reserved: StdMutex::default(),
@@ -222,8 +218,9 @@ impl Group {
         &self.command
     }
 
-    pub(super) async fn metadata_turn(&self) -> tokio::sync::MutexGuard<'_, HashSet<String>> {
-        self.metadata_turn.lock().await
+    pub(super) fn metadata(&self, pool: &str) -> Arc<Metadata> {
+        let mut metadata = self.metadata.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(metadata.entry(pool.to_owned()).or_default())
     }
 
     /// What is there now.

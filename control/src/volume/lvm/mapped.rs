@@ -1,19 +1,22 @@
 //! Which ranges of a thin volume have blocks: the rest reads as zeros, and need not be read.
 //!
 //! The pool's metadata knows. A snapshot of it is held in the pool while `thin_dump` reads it, one
-//! at a time per pool; what it says of a read-only volume stays true. Where that is not to be had,
-//! a backup reads all of its volume.
+//! at a time per pool; what it says of a read-only volume stays true. Where that is not to be had, or
+//! takes too long, a backup reads all of its volume.
+//!
+//! What is removed while metadata is held gives no blocks back that the held metadata knows. So a
+//! pool that runs low has everybody let go of it.
 
-use std::{collections::HashSet, path::Path, process::Stdio, sync::Arc};
+use std::{error::Error as StdError, path::Path, process::Stdio, sync::Arc, time::Duration};
 
 use ringback_datapath::device::Extent;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-
-use super::{
-    command::{Failed, Trouble},
-    group::Group,
-    pressure::Room,
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    sync::{Mutex, watch},
+    time::{sleep, timeout},
 };
+
+use super::{command::Failed, group::Group, pressure::Room};
 use crate::volume::Error;
 
 const SECTOR_BYTES: u64 = 512;
@@ -21,8 +24,23 @@ const SECTOR_BYTES: u64 = 512;
 /// Ranges that are kept in memory, 16 MiB of them: beyond, those with small gaps become one.
 const EXTENTS_MAX: usize = 1 << 20;
 
+/// How long a backup waits for its turn, and then for what is mapped: about as long as it takes to read a
+/// large volume whole.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// How long metadata that is called back is waited for.
+const LETTING_GO: Duration = Duration::from_secs(5);
+
+/// A pool's metadata, as far as it is held.
+#[derive(Debug, Default)]
+pub(super) struct Metadata {
+    /// Whose turn it is to hold it. Whether it was found free of what a killed daemon held.
+    is_free: Mutex<bool>,
+    /// Seen by whoever holds it, or waits for its turn, when it is called back.
+    called_back: watch::Sender<()>,
+}
+
 /// The ranges of an active read-only thin volume that have blocks, ascending; `None` when all of it
-/// must be read. Once begun it runs to its end, so that the pool's metadata is let go.
+/// must be read. Once begun it goes on without the caller, so that the pool's metadata is let go.
 pub(super) async fn extents(group: &Arc<Group>, pool: &str, mapper: &Path) -> Option<Vec<Extent>> {
     let volume = mapper.file_name()?.to_str()?.to_owned();
     let (asking, pool) = (Arc::clone(group), pool.to_owned());
@@ -42,13 +60,25 @@ pub(super) async fn extents(group: &Arc<Group>, pool: &str, mapper: &Path) -> Op
 
 /// Lets go of the metadata of a pool that a killed daemon held.
 pub(super) async fn let_go_of_left(group: &Group, pool: &str) {
-    let mut free_pools = group.metadata_turn().await;
-    let_go_of_left_once(group, pool, &mut free_pools).await;
+    let metadata = group.metadata(pool);
+    let mut is_free = metadata.is_free.lock().await;
+    let_go_of_left_once(group, pool, &mut is_free).await;
+}
+
+/// Has whoever holds the metadata of a pool let go of it.
+pub(super) async fn call_back(group: &Group, pool: &str) {
+    let metadata = group.metadata(pool);
+    metadata.called_back.send_replace(());
+    let let_go = timeout(LETTING_GO, metadata.is_free.lock()).await;
+    if let_go.is_err() {
+        let group = group.name();
+        tracing::warn!(group, pool, "its metadata is still held for a backup");
+    }
 }
 
 /// The same in turn, unless that was done before.
-async fn let_go_of_left_once(group: &Group, pool: &str, free_pools: &mut HashSet<String>) {
-    if free_pools.contains(pool) {
+async fn let_go_of_left_once(group: &Group, pool: &str, is_free: &mut bool) {
+    if *is_free {
         return;
     }
     // Of a pool that is not in use, what was held is in its metadata, and cannot be let go of now.
@@ -62,38 +92,59 @@ async fn let_go_of_left_once(group: &Group, pool: &str, free_pools: &mut HashSet
             pool,
             "letting go of the pool's metadata"
         );
-        if let Err(trouble) = message(group, &device, "release_metadata_snap").await {
-            tracing::warn!(group = group.name(), pool, "{}", Error::from(trouble));
+        if let Err(error) = message(group, &device, "release_metadata_snap").await {
+            tracing::warn!(group = group.name(), pool, "{error}");
             return;
         }
     }
-    free_pools.insert(pool.to_owned());
+    *is_free = true;
 }
 
-async fn ask(group: &Group, pool: &str, volume: &str) -> Result<Option<Vec<Extent>>, Error> {
-    let table = group.command().tool("dmsetup", &["table", volume]).await?;
+async fn ask(
+    group: &Group,
+    pool: &str,
+    volume: &str,
+) -> Result<Option<Vec<Extent>>, Box<dyn StdError + Send + Sync>> {
+    let table = group.command().tool("dmsetup", &["table", volume]).await;
+    let table = table.map_err(Error::from)?;
     let Some(id) = thin_id(&table) else {
         return Ok(None);
     };
+    let metadata = group.metadata(pool);
+    let mut called_back = metadata.called_back.subscribe();
+    let mut too_long = async || {
+        tokio::select! {
+            _ = called_back.changed() => "the pool runs low",
+            () = sleep(PATIENCE) => "which are mapped takes too long to tell",
+        }
+    };
     let device = pool_device(group, pool, "-tpool");
-    let mut turn = group.metadata_turn().await;
-    let_go_of_left_once(group, pool, &mut turn).await;
+    let mut is_free = tokio::select! {
+        biased;
+        why = too_long() => return Err(why.into()),
+        is_free = metadata.is_free.lock() => is_free,
+    };
+    let_go_of_left_once(group, pool, &mut is_free).await;
     message(group, &device, "reserve_metadata_snap").await?;
-    let dumped = dump(group, &pool_device(group, pool, "_tmeta"), id).await;
+    let held = pool_device(group, pool, "_tmeta");
+    let dumped = tokio::select! {
+        biased;
+        why = too_long() => Err(why.into()),
+        dumped = dump(group, &held, id) => dumped.map_err(Into::into),
+    };
     let released = message(group, &device, "release_metadata_snap").await;
-    if released.is_err() {
-        turn.remove(pool);
-    }
+    *is_free = released.is_ok();
     released?;
     dumped.map(Some)
 }
 
-async fn message(group: &Group, device: &str, text: &str) -> Result<(), Trouble> {
+async fn message(group: &Group, device: &str, text: &str) -> Result<(), Error> {
     let message = ["message", device, "0", text];
-    group.command().tool("dmsetup", &message).await.map(drop)
+    group.command().tool("dmsetup", &message).await?;
+    Ok(())
 }
 
-/// Runs `thin_dump`, whose output is longer than memory may be.
+/// Runs `thin_dump`, whose output is longer than memory may be. It ends with who waits for it.
 async fn dump(group: &Group, metadata: &str, id: u32) -> Result<Vec<Extent>, Error> {
     let program = "thin_dump";
     let failed = Error::io("run", Path::new(program));
@@ -103,6 +154,7 @@ async fn dump(group: &Group, metadata: &str, id: u32) -> Result<Vec<Extent>, Err
         .tool_command(program)
         .args(["-m", "--dev-id", &id.to_string(), &path])
         .stdin(Stdio::null())
+        .kill_on_drop(true)
         .spawn()
         .map_err(failed)?;
     let failed = |source| Error::io("read from", Path::new(program))(source);

@@ -6,7 +6,10 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-use super::{group::Group, mapped::pool_device};
+use super::{
+    group::Group,
+    mapped::{self, pool_device},
+};
 use crate::volume::Error;
 
 /// How long the pool is not looked at, at most.
@@ -77,7 +80,7 @@ impl Pressure {
         }
     }
 
-    /// Ends, with what is left, when the pool has run low since.
+    /// Ends, with what is left, when the pool has run low since. What is removed then gives its blocks back.
     pub(super) async fn is_too_high(&self) -> String {
         let (group, pool) = (self.group.name(), &self.pool);
         let mut best = self.at_first;
@@ -98,6 +101,7 @@ impl Pressure {
             };
             let first = best.map_or(room, |best| best.or_better(room));
             if room.is_low_since(&first, self.left_part) {
+                mapped::call_back(&self.group, pool).await;
                 return format!(
                     "{:.1} % of the data and {:.1} % of the metadata of thin pool {pool} are left",
                     room.data.left_percent(),
