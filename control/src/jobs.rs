@@ -8,6 +8,7 @@ pub mod restore;
 pub mod turns;
 
 use std::{
+    collections::HashMap,
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -42,7 +43,7 @@ pub(crate) const ASK_PATIENCE: Duration = Duration::from_secs(5);
 /// stops. With what follows it stays well below the 90 s that service managers usually wait.
 const WIND_UP_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Jobs of one kind that are remembered when they have ended.
+/// How many jobs of one kind are remembered when they have ended.
 const REMEMBERED_MAX: usize = 1024;
 
 /// How far a job is, whatever its kind.
@@ -76,7 +77,7 @@ impl From<&DataSource> for Place {
     }
 }
 
-/// How a job reaches that while it runs. Nobody keeps credentials for longer.
+/// How a job reaches its store while it runs. Nobody keeps credentials for longer.
 struct Access {
     store: StoreConfig,
     credentials: SharedCredentials,
@@ -280,6 +281,14 @@ async fn without_panic<T>(work: impl Future<Output = Result<T, Failure>>) -> Res
             "an error in ringback itself ended the job; the daemon's log says where",
         ))
     })
+}
+
+/// Keeps the memory of jobs that have ended bounded. The store answers for what was completed; what failed is
+/// begun again.
+fn forget_some<K, J>(jobs: &mut HashMap<K, Arc<J>>, is_over: impl Fn(&J) -> bool) {
+    if jobs.values().filter(|job| is_over(job)).count() >= REMEMBERED_MAX {
+        jobs.retain(|_, job| !is_over(job));
+    }
 }
 
 /// Waits until a job's state satisfies `is_met`; the state then.

@@ -1,6 +1,9 @@
 //! Backups: started by a call, asked about by the next ones, and known to the store for ever.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use ringback_proto::lvmd::{CreateBackupRequest, CreateLvRequest, StateType, data_source::S3};
 use tonic::Code;
@@ -193,10 +196,33 @@ async fn a_volume_made_again_under_its_name_is_not_told_of_the_earlier_ones_back
     client.back_up("data", &store.s3("monday")).await;
     let request = backup("a-backup", "data", &store.s3("monday"));
     client.remove("data").await.expect("it is removed");
-    let state = client.poll(&request).await.expect("the store has it");
+    let state = client.poll(&request).await.expect("it was one");
     assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
     client.create("data", MIB).await;
     assert_ends_in_error(&client, &request, "of an earlier volume \"data\"").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_a_backup_ended_is_told_also_when_its_volume_cannot_be_asked_about() {
+    let daemon =
+        Daemon::with(|folder| class("fast", folder, 0, true) + &class("slow", folder, 0, false));
+    let (client, store) = (daemon.client().await, Store::start().await);
+    let volume = client.create("data", MIB).await;
+    client.back_up("data", &store.s3("monday")).await;
+    let request = backup("a-backup", "data", &store.s3("monday"));
+    let namesake = CreateLvRequest {
+        device_class: "slow".to_owned(),
+        ..sized_bytes("data", MIB)
+    };
+    ok(client.clone().lv.create_lv(namesake).await);
+    let state = client.poll(&request).await.expect("it is told");
+    assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
+
+    let record = Path::new(&volume.path).with_file_name("volume.json");
+    assert!(record.exists(), "{record:?}");
+    std::fs::write(record, "{").expect("damages it");
+    let state = client.poll(&request).await.expect("it is told");
+    assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,7 +15,7 @@ use crate::{
     store::fill,
     valve::Valve,
     vg::{
-        Bed, CLASSES, PROMISED_BYTES_MAX, VG, assert_holds, content, device, field, run,
+        Bed, CLASSES, POOL, PROMISED_BYTES_MAX, VG, assert_holds, content, device, field, run,
         vg_free_bytes, words, write,
     },
     writer::Writer,
@@ -258,6 +258,10 @@ async fn assert_given_up_before_the_pool_is_full(bed: &Bed, request: &CreateBack
                 make room in the pool, or back up when less is written";
     assert!(state.msg.ends_with(says), "{}", state.msg);
     bed.assert_left(&["data"]);
+    wait_for("its blocks", async || {
+        (field(POOL, "data_percent") == "58.59").then_some(())
+    })
+    .await;
     write("data", 0, 300 * MIB, 2);
     assert!(content("data").iter().all(|byte| *byte == 2));
 }

@@ -1,7 +1,7 @@
 //! Backup jobs: started by a call, asked about by the next ones.
 //!
-//! The store is the truth about backups. What is kept here is what runs, what a caller was not
-//! yet told, and, to answer polls, what has lately been completed.
+//! The store is the truth about backups. What is kept here is what runs, and, within bounds, what a
+//! caller was not yet told and, to answer polls, what has lately been completed.
 
 mod job;
 pub(crate) mod summary;
@@ -23,7 +23,7 @@ use tonic::Code;
 pub use self::job::BackupJob;
 use self::{job::State, summary::describe_commit};
 use super::{
-    ASK_PATIENCE, Access, REMEMBERED_MAX,
+    ASK_PATIENCE, Access, forget_some,
     ledger::{Kind, Ledger},
     repository,
     turns::Turns,
@@ -34,7 +34,7 @@ use crate::{
     groups::{Groups, Located},
     names::VolumeName,
     request::CreateBackup,
-    volume::Changes,
+    volume::{Changes, Soon},
 };
 
 /// All backup jobs.
@@ -104,7 +104,10 @@ impl BackupJobs {
         if let Some(state) = self.under_way(&self.jobs(), &request)? {
             return Ok(state);
         }
-        let located = self.groups.find(&request.volume_handle).await?;
+        let located = match self.is_still_there(&request).await {
+            Some(located) => Some(located),
+            None => self.groups.find(&request.volume_handle).await?,
+        };
         if let Some(state) = self.known_or_begun(&request, &store, located)? {
             return Ok(state);
         }
@@ -181,6 +184,21 @@ impl BackupJobs {
         Ok(Some(BackupState::InProgress(job.describe())))
     }
 
+    /// The volume of the job that did this and is over, unless it is known to have gone: how that ended can be
+    /// told when its group cannot be asked, too.
+    async fn is_still_there(&self, request: &CreateBackup) -> Option<Located> {
+        let job = self.get(&request.name);
+        let job = job.filter(|job| job.is_over() && job.is_of(request))?;
+        let Located { group, volume, .. } = &job.located;
+        let asked = tokio::time::timeout(ASK_PATIENCE, group.get_soon(&volume.name)).await;
+        let has_gone = match asked {
+            Ok(Ok(Soon::Found(there))) => there.identity != volume.identity,
+            Ok(Ok(Soon::Absent)) => true,
+            Ok(Ok(Soon::Unknown) | Err(_)) | Err(_) => false,
+        };
+        (!has_gone).then(|| job.located.clone())
+    }
+
     /// What is known here of the backup of this volume; else it is begun, if there is a volume.
     fn known_or_begun(
         &self,
@@ -206,10 +224,7 @@ impl BackupJobs {
         store: StoreConfig,
         located: Located,
     ) -> BackupState {
-        if jobs.len() >= REMEMBERED_MAX {
-            // The store answers for what was completed; what failed is begun again.
-            jobs.retain(|_, job| !job.is_over());
-        }
+        forget_some(jobs, BackupJob::is_over);
         let access = Access::of(store);
         let (credentials, changes) = (access.credentials.downgrade(), self.changes.clone());
         let job = Arc::new(BackupJob::new(request, credentials, located, changes));
@@ -279,8 +294,8 @@ fn goes_on_later() -> BackupState {
     BackupState::InProgress(message.to_owned())
 }
 
-/// What a caller is told of a job that has ended. One of another volume, passphrase or path, or of a volume
-/// that only has the name of the one it was of, is forgotten: what is asked for now is another backup.
+/// What a caller is told of a job that has ended. One of another volume, passphrase or path, or of an earlier
+/// volume of that name, is forgotten: what is asked for now is another backup.
 fn ended(
     jobs: &mut Jobs,
     request: &CreateBackup,
@@ -288,22 +303,19 @@ fn ended(
 ) -> Option<BackupState> {
     let job = Arc::clone(jobs.get(&request.name)?);
     let identity = &job.located.volume.identity;
-    let is_of_it = job.is_of(request) && located.is_none_or(|it| it.volume.identity == *identity);
-    match job.state.borrow().clone() {
+    let is_of_it = job.is_of(request)
         // Who has another passphrase is told of a backup only when the store has taken that, too.
-        State::Done(message)
-            if is_of_it && job.place.encryption_key == request.source.encryption_key =>
-        {
-            return Some(BackupState::Complete(message));
-        }
-        State::Failed(message) if is_of_it => {
-            jobs.remove(&request.name);
-            return Some(BackupState::Error(message));
-        }
-        _ => {}
+        && job.place.encryption_key == request.source.encryption_key
+        && located.is_none_or(|it| it.volume.identity == *identity);
+    let state = is_of_it.then(|| job.state.borrow().clone());
+    if let Some(State::Done(message)) = state {
+        return Some(BackupState::Complete(message));
     }
     jobs.remove(&request.name);
-    None
+    match state {
+        Some(State::Failed(message)) => Some(BackupState::Error(message)),
+        _ => None,
+    }
 }
 
 fn is_of_request(commit: &Commit, request: &CreateBackup) -> bool {

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::{
-    Access, JOB_PATIENCE, OPEN_PATIENCE, Phase, Place, REMEMBERED_MAX, Watched,
+    Access, JOB_PATIENCE, OPEN_PATIENCE, Phase, Place, Watched, forget_some,
     ledger::{Kind, Ledger},
     repository,
     turns::Turns,
@@ -177,10 +177,7 @@ impl RestoreJobs {
                 ));
             }
         }
-        if jobs.len() >= REMEMBERED_MAX {
-            // What failed is begun again.
-            jobs.retain(|_, job| !job.is_over());
-        }
+        forget_some(&mut jobs, RestoreJob::is_over);
         let access = Access::of(store);
         let job = Arc::new(RestoreJob {
             credentials: access.credentials.downgrade(),

@@ -240,8 +240,9 @@ impl VolumeGroup for Lvm {
             .await?;
         if let Provision::Thin { pool, .. } = &*self.provision {
             let asked = tokio::select! {
-                extents = mapped::extents(&self.group, pool, &mapper) => Ok(extents),
+                biased;
                 why = frozen.must_go() => Err(why),
+                extents = mapped::extents(&self.group, pool, &mapper) => Ok(extents),
             };
             match asked {
                 Ok(extents) => frozen.extents = extents,

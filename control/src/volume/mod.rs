@@ -66,7 +66,7 @@ pub trait VolumeGroup: Send + Sync + 'static {
     /// Grows a volume; its present size is granted as well, a smaller one is not.
     async fn resize(&self, name: &VolumeName, size_bytes: u64) -> Result<Volume, Error>;
 
-    /// Refuses what [`VolumeGroup::snapshot`] always does, where there are none.
+    /// Refuses, as [`VolumeGroup::snapshot`] would, where there never are any.
     fn require_snapshots(&self) -> Result<(), Error> {
         Ok(())
     }

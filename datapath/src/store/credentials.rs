@@ -49,7 +49,7 @@ impl Held {
     }
 }
 
-/// The same for who may replace them and does not keep them: a job that has ended has none.
+/// [`SharedCredentials`] for who may replace them and does not keep them: when a job has ended, its are gone.
 #[derive(Clone)]
 pub struct WeakCredentials(Weak<watch::Sender<Held>>);
 

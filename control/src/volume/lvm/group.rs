@@ -49,7 +49,7 @@ pub struct Group {
     work: TaskTracker,
     /// Volumes that are being flushed, until when.
     flushes: StdMutex<Vec<(VolumeName, CancellationToken)>>,
-    /// That of its pools.
+    /// Whose turn it is to hold the metadata of a pool, by the pool's name.
     metadata: StdMutex<HashMap<String, Arc<Metadata>>>,
     /// Names of ours that could not be removed yet.
     pub(super) left: StdMutex<VecDeque<String>>,

@@ -13,8 +13,9 @@ use ringback_datapath::device::Extent;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     sync::{Mutex, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep_until},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{command::Failed, group::Group, pressure::Room};
 use crate::volume::Error;
@@ -24,11 +25,8 @@ const SECTOR_BYTES: u64 = 512;
 /// Ranges that are kept in memory, 16 MiB of them: beyond, those with small gaps become one.
 const EXTENTS_MAX: usize = 1 << 20;
 
-/// How long a backup waits for its turn, and then for what is mapped: about as long as it takes to read a
-/// large volume whole.
+/// How long a backup waits for what is mapped: in that time much is read.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// How long metadata that is called back is waited for.
-const LETTING_GO: Duration = Duration::from_secs(5);
 
 /// A pool's metadata, as far as it is held.
 #[derive(Debug, Default)]
@@ -40,22 +38,23 @@ pub(super) struct Metadata {
 }
 
 /// The ranges of an active read-only thin volume that have blocks, ascending; `None` when all of it
-/// must be read. Once begun it goes on without the caller, so that the pool's metadata is let go.
+/// must be read. Without the caller it goes on only to let go of the pool's metadata.
 pub(super) async fn extents(group: &Arc<Group>, pool: &str, mapper: &Path) -> Option<Vec<Extent>> {
     let volume = mapper.file_name()?.to_str()?.to_owned();
-    let (asking, pool) = (Arc::clone(group), pool.to_owned());
-    let asked = group.spawn(async move {
-        let group = asking;
-        match ask(&group, &pool, &volume).await {
-            Ok(extents) => extents,
-            Err(error) => {
-                let group = group.name();
-                tracing::warn!(group, pool, "a backup reads unmapped blocks, too: {error}");
-                None
-            }
+    let given_up = CancellationToken::new();
+    let _guard = given_up.clone().drop_guard();
+    let asked = {
+        let (group, pool) = (Arc::clone(group), pool.to_owned());
+        async move { ask(&group, &pool, &volume, &given_up).await }
+    };
+    match group.spawn(asked).await.ok()? {
+        Ok(extents) => extents,
+        Err(error) => {
+            let group = group.name();
+            tracing::warn!(group, pool, "a backup reads unmapped blocks, too: {error}");
+            None
         }
-    });
-    asked.await.ok().flatten()
+    }
 }
 
 /// Lets go of the metadata of a pool that a killed daemon held.
@@ -66,14 +65,8 @@ pub(super) async fn let_go_of_left(group: &Group, pool: &str) {
 }
 
 /// Has whoever holds the metadata of a pool let go of it.
-pub(super) async fn call_back(group: &Group, pool: &str) {
-    let metadata = group.metadata(pool);
-    metadata.called_back.send_replace(());
-    let let_go = timeout(LETTING_GO, metadata.is_free.lock()).await;
-    if let_go.is_err() {
-        let group = group.name();
-        tracing::warn!(group, pool, "its metadata is still held for a backup");
-    }
+pub(super) fn call_back(group: &Group, pool: &str) {
+    group.metadata(pool).called_back.send_replace(());
 }
 
 /// The same in turn, unless that was done before.
@@ -104,6 +97,7 @@ async fn ask(
     group: &Group,
     pool: &str,
     volume: &str,
+    given_up: &CancellationToken,
 ) -> Result<Option<Vec<Extent>>, Box<dyn StdError + Send + Sync>> {
     let table = group.command().tool("dmsetup", &["table", volume]).await;
     let table = table.map_err(Error::from)?;
@@ -112,10 +106,12 @@ async fn ask(
     };
     let metadata = group.metadata(pool);
     let mut called_back = metadata.called_back.subscribe();
+    let patience = Instant::now() + PATIENCE;
     let mut too_long = async || {
         tokio::select! {
             _ = called_back.changed() => "the pool runs low",
-            () = sleep(PATIENCE) => "which are mapped takes too long to tell",
+            () = sleep_until(patience) => "which are mapped takes too long to tell",
+            () = given_up.cancelled() => "it has ended",
         }
     };
     let device = pool_device(group, pool, "-tpool");

@@ -80,7 +80,8 @@ impl Pressure {
         }
     }
 
-    /// Ends, with what is left, when the pool has run low since. What is removed then gives its blocks back.
+    /// Ends, with what is left, when the pool has run low since. Nobody holds its metadata then for long: what is
+    /// removed gives no blocks back before.
     pub(super) async fn is_too_high(&self) -> String {
         let (group, pool) = (self.group.name(), &self.pool);
         let mut best = self.at_first;
@@ -101,7 +102,7 @@ impl Pressure {
             };
             let first = best.map_or(room, |best| best.or_better(room));
             if room.is_low_since(&first, self.left_part) {
-                mapped::call_back(&self.group, pool).await;
+                mapped::call_back(&self.group, pool);
                 return format!(
                     "{:.1} % of the data and {:.1} % of the metadata of thin pool {pool} are left",
                     room.data.left_percent(),
