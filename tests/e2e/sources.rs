@@ -16,7 +16,7 @@ use crate::{
 type Change = fn(&mut S3);
 
 /// What can be wrong with where and how, and what the sentence says; it begins with the field.
-const MALFORMED: [(Change, &str); 33] = [
+const MALFORMED: [(Change, &str); 36] = [
     (|s3| s3.path = String::new(), "path \"\" is empty"),
     (
         |s3| s3.path = "s3://backups".into(),
@@ -53,6 +53,18 @@ const MALFORMED: [(Change, &str); 33] = [
     (
         |s3| s3.path = "s3://id:hush@backups/monday".into(),
         "path \"s3://***@backups/monday\" has",
+    ),
+    (
+        |s3| s3.path = "id:hush@s3://backups/monday".into(),
+        "path \"***@s3://backups/monday\" has a scheme",
+    ),
+    (
+        |s3| s3.endpoint = "id:hush@https://host".into(),
+        "endpoint \"***@https://host\"",
+    ),
+    (
+        |s3| s3.http_proxy = "id:hush@http://proxy:3128".into(),
+        "http_proxy \"***@http://proxy:3128\"",
     ),
     (
         |s3| s3.endpoint = "127.0.0.1:9000".into(),

@@ -222,7 +222,7 @@ fn invalid_path(path: &str, reason: String) -> InvalidLocation {
 pub(super) fn without_user_info(text: &str) -> String {
     match text.rfind('@') {
         Some(at) => {
-            let start = text.find("://").map_or(0, |scheme| scheme + 3).min(at);
+            let start = text[..at].find("://").map_or(0, |scheme| scheme + 3);
             format!("{}***{}", &text[..start], &text[at..])
         }
         None => text.to_owned(),
