@@ -15,14 +15,14 @@ use std::{
     time::Duration,
 };
 
-use futures::TryStreamExt;
+use futures::stream;
+use nix::sys::stat::{Mode, umask};
 use ringback_proto::{
     DESCRIPTORS,
     control::ringback_server::RingbackServer,
     lvmd::{lv_service_server::LvServiceServer, vg_service_server::VgServiceServer},
 };
 use tokio::net::UnixListener;
-use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
@@ -70,10 +70,11 @@ pub enum ServeError {
     Transport(#[from] tonic::transport::Error),
 }
 
-/// A socket that only its owner may use, removed when this is dropped.
+/// A socket that only its owner may use. Its path goes just before it accepts nobody any more: another
+/// daemon may put its own there then.
 pub struct Socket {
     path: PathBuf,
-    listener: Option<UnixListener>,
+    listener: UnixListener,
 }
 
 impl Socket {
@@ -87,18 +88,16 @@ impl Socket {
             fs::create_dir_all(folder).map_err(io("make the folder", folder))?;
         }
         remove_abandoned(path)?;
-        // Bound under another name first: under its own it must not be open to others even for
-        // a moment.
-        let bound = path.with_extension(format!("{}.new", std::process::id()));
-        // In a container, where all have this number, one that was killed just here may have left it.
-        let _ = fs::remove_file(&bound);
-        let listener = UnixListener::bind(&bound).map_err(io("bind", &bound))?;
-        fs::set_permissions(&bound, fs::Permissions::from_mode(0o600))
-            .map_err(io("restrict", &bound))?;
-        fs::rename(&bound, path).map_err(io("name the socket", path))?;
+        // It must not be open to others even for a moment.
+        let others = umask(Mode::S_IRWXG | Mode::S_IRWXO);
+        let bound = UnixListener::bind(path);
+        umask(others);
+        let listener = bound.map_err(io("bind", path))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+            .map_err(io("restrict", path))?;
         Ok(Self {
             path: path.to_owned(),
-            listener: Some(listener),
+            listener,
         })
     }
 }
@@ -143,7 +142,7 @@ fn remove_abandoned(path: &Path) -> Result<(), ServeError> {
 /// volume groups is waited for, clients that do not hang up are not.
 pub async fn serve(
     daemon: Arc<Daemon>,
-    mut socket: Socket,
+    socket: Socket,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -154,8 +153,10 @@ pub async fn serve(
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let listener = socket.listener.take().expect("a socket is served once");
-    let connections = UnixListenerStream::new(listener).map_ok(Lenient::new);
+    let connections = stream::unfold(socket, async |socket| {
+        let accepted = socket.listener.accept().await;
+        Some((accepted.map(|(stream, _)| Lenient::new(stream)), socket))
+    });
     let (stopping, served) = (Arc::clone(&daemon), Arc::clone(&daemon));
     let over = CancellationToken::new();
     let jobs_have_ended = over.clone();
@@ -196,5 +197,25 @@ pub async fn serve(
             tracing::warn!("stopping while jobs or commands of LVM are still under way");
             Ok(())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As long as the configuration takes one.
+    const PATH_BYTES: usize = 107;
+
+    #[tokio::test]
+    async fn the_longest_path_is_bound_for_its_owner_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let left = PATH_BYTES - folder.path().as_os_str().len() - 1;
+        let path = folder.path().join("s".repeat(left));
+        let socket = Socket::bind(&path).expect("binds");
+        let mode = fs::metadata(&path).expect("is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        drop(socket);
+        assert!(!path.exists());
     }
 }

@@ -466,6 +466,22 @@ async fn a_stop_ends_in_time_though_a_command_does_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stop_ends_a_start_that_waits_for_lvm() {
+    let mut bed = bed().await;
+    bed.create("thick", "data", 8 * MIB).await;
+    bed.daemon.kill();
+    hold("lvs");
+    bed.daemon.start_again(|_| {});
+    is_held().await;
+    assert!(bed.daemon.answers());
+    assert!(ended_well(bed.daemon.terminate().await));
+    assert!(!bed.daemon.answers());
+    let_go();
+    bed.restart().await;
+    bed.assert_left(&["data"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_daemon_on_the_group_is_refused() {
     let bed = bed().await;
     let config = bed.daemon.path("second.yaml");

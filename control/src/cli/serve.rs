@@ -1,6 +1,6 @@
 //! `ringback serve`: the daemon, as configured or as a playground.
 
-use std::{fs, future::Future, path::PathBuf, sync::Arc};
+use std::{fs, future::Future, path::PathBuf, pin::pin, sync::Arc};
 
 use clap::Args;
 use nix::sys::stat::{Mode, umask};
@@ -59,17 +59,29 @@ fn sentence(error: impl std::fmt::Display) -> CliError {
     CliError::failed(error.to_string())
 }
 
-async fn run_daemon(config: Config, metrics_address: &str) -> Result<Arc<Daemon>, CliError> {
+/// Runs the daemon until it is told to stop; the daemon then, if it has come so far.
+async fn run_daemon(
+    config: Config,
+    metrics_address: &str,
+) -> Result<Option<Arc<Daemon>>, CliError> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
     // Before there is a socket, for a signal then would leave it behind.
-    let stop = told_to_stop();
+    let mut stop = pin!(told_to_stop());
     let socket = Socket::bind(&config.socket_name).map_err(sentence)?;
     tracing::info!(socket = %config.socket_name.display(), "serving");
     let metrics = metrics::Listener::bind(metrics_address).await;
     let metrics = metrics.map_err(sentence)?;
-    let daemon = Arc::new(Daemon::open(config).await.map_err(sentence)?);
+    let daemon = tokio::select! {
+        biased;
+        () = &mut stop => {
+            // A command of LVM that it waits for goes on, and the next start waits for that.
+            tracing::info!("stopping before the volume groups have answered");
+            return Ok(None);
+        }
+        opened = Daemon::open(config) => Arc::new(opened.map_err(sentence)?),
+    };
     let _metrics = metrics.map(|listener| listener.serve(&daemon));
     service_manager::tell("READY=1");
     let stop = async {
@@ -79,7 +91,7 @@ async fn run_daemon(config: Config, metrics_address: &str) -> Result<Arc<Daemon>
     serve(Arc::clone(&daemon), socket, stop)
         .await
         .map_err(sentence)?;
-    Ok(daemon)
+    Ok(Some(daemon))
 }
 
 /// Resolves on SIGTERM or SIGINT, also on one that came since the call: from then on neither ends
@@ -118,8 +130,9 @@ async fn run_playground(folder: PathBuf, metrics_address: &str) -> Result<(), Cl
     .map_err(sentence)?;
     let config = playground_config(&folder)?;
     print_instructions(&config, &endpoint);
-    let daemon = run_daemon(config, metrics_address).await?;
-    daemon.groups.detach_all().await.map_err(sentence)?;
+    if let Some(daemon) = run_daemon(config, metrics_address).await? {
+        daemon.groups.detach_all().await.map_err(sentence)?;
+    }
     endpoint.shutdown().await;
     Ok(())
 }

@@ -395,8 +395,10 @@ pub enum Error {
     #[error("volume {0} is in use: its device is mounted or held open")]
     InUse(VolumeName),
 
-    /// Another daemon owns the group.
-    #[error("{group} is already served by another ringback")]
+    /// Another daemon owns the group, or what one began there goes on.
+    #[error(
+        "{group} is already served by another ringback, or a command that one began there has not ended yet"
+    )]
     Owned {
         /// The group.
         group: String,
