@@ -11,7 +11,7 @@ use std::{
     collections::HashMap,
     panic::AssertUnwindSafe,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -123,8 +123,8 @@ pub struct Watched {
     pub progress: Arc<Progress>,
     /// The same for the copy that stands in for a snapshot, where there is none.
     pub copying: Arc<Progress>,
-    /// When the job began.
-    pub started: Instant,
+    /// When the job began to move data.
+    moving_since: OnceLock<Instant>,
     /// Whether it waits for others to end before it may move data.
     waiting: AtomicBool,
     stop: Stop,
@@ -137,7 +137,7 @@ impl Watched {
         Arc::new(Self {
             progress: Arc::default(),
             copying: Arc::default(),
-            started: Instant::now(),
+            moving_since: OnceLock::new(),
             waiting: AtomicBool::new(false),
             stop: Stop::default(),
             over: CancellationToken::new(),
@@ -162,6 +162,19 @@ impl Watched {
 
     fn set_store(&self, store: Arc<dyn ObjectStore>) {
         *self.wire() = Wire::Open(store);
+    }
+
+    /// From now on data moves.
+    fn move_data(&self) {
+        self.moving_since.get_or_init(Instant::now);
+    }
+
+    /// For how long data has been moving.
+    pub fn moving_for(&self) -> Duration {
+        self.moving_since
+            .get()
+            .map(Instant::elapsed)
+            .unwrap_or_default()
     }
 
     /// The job is over: it lets go of the store with all its connections, and who waits is told.
@@ -221,7 +234,7 @@ impl Watched {
             return "preparing".to_owned();
         }
         let done = self.progress.done_bytes();
-        let seconds = self.started.elapsed().as_secs_f64().max(0.001);
+        let seconds = self.moving_for().as_secs_f64().max(0.001);
         let rate = done as f64 / seconds;
         let left = if rate >= 1.0 {
             format!("{:.0} s left", total.saturating_sub(done) as f64 / rate)
@@ -326,6 +339,24 @@ mod tests {
         assert!(job.over.is_cancelled());
         assert!(held.upgrade().is_none());
         assert_eq!(job.wire_bytes(), 7);
+    }
+
+    #[test]
+    fn rate_and_time_left_count_from_when_data_began_to_move() {
+        let job = Watched::new();
+        let ten_seconds_ago = Instant::now().checked_sub(Duration::from_secs(10));
+        let ten_seconds_ago = ten_seconds_ago.expect("the host is up");
+        job.moving_since.set(ten_seconds_ago).expect("once");
+        // It has begun to already.
+        job.move_data();
+        job.progress.set_total(1 << 30);
+        job.progress.add_done(1 << 29);
+        let said = job.describe();
+        assert!(
+            said.starts_with("50.0 % of 1.0 GiB, 51.")
+                && said.ends_with(" over the wire, 10 s left"),
+            "{said}"
+        );
     }
 
     #[test]

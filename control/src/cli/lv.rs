@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use ringback_proto::lvmd::{
     CreateLvRequest, CreateLvSnapshotRequest, Empty, GetFreeBytesRequest, GetLvListRequest,
-    LogicalVolume, RemoveLvRequest, ResizeLvRequest, WatchResponse,
+    LogicalVolume, RemoveLvRequest, ResizeLvRequest, WatchItem, WatchResponse,
 };
 use serde_json::{Value, json};
 
@@ -181,28 +181,43 @@ fn show_spaces(context: &Context, state: &WatchResponse) {
             .items
             .iter()
             .map(|item| {
+                let pool = item.thin_pool.as_ref();
                 json!({
                     "device_class": item.device_class,
                     "free_bytes": item.free_bytes,
                     "size_bytes": item.size_bytes,
+                    "thin_pool": pool.map(|pool| json!({
+                        "overprovision_bytes": pool.overprovision_bytes,
+                        "size_bytes": pool.size_bytes,
+                        "data_percent": pool.data_percent,
+                        "metadata_percent": pool.metadata_percent,
+                    })),
                 })
             })
             .collect();
         return output::json(&json!({ "free_bytes": state.free_bytes, "items": items }));
     }
-    let shown: Vec<String> = state
-        .items
-        .iter()
-        .map(|item| {
-            format!(
-                "{} {} free of {}",
-                item.device_class,
-                Bytes(item.free_bytes),
-                Bytes(item.size_bytes)
-            )
-        })
-        .collect();
+    let shown: Vec<String> = state.items.iter().map(describe_space).collect();
     output::line(&shown.join(", "));
+}
+
+fn describe_space(item: &WatchItem) -> String {
+    let class = &item.device_class;
+    match &item.thin_pool {
+        None => format!(
+            "{class} {} free of {}",
+            Bytes(item.free_bytes),
+            Bytes(item.size_bytes)
+        ),
+        // What the item has free is around the pool.
+        Some(pool) => format!(
+            "{class} {} to promise, {:.1} % of {} in use (metadata {:.1} %)",
+            Bytes(pool.overprovision_bytes),
+            pool.data_percent,
+            Bytes(pool.size_bytes),
+            pool.metadata_percent
+        ),
+    }
 }
 
 fn show(context: &Context, volumes: &[LogicalVolume]) {
@@ -266,7 +281,30 @@ pub(crate) fn parse_size(text: &str) -> Result<i64, String> {
 
 #[cfg(test)]
 mod tests {
+    use ringback_proto::lvmd::ThinPoolItem;
+
     use super::*;
+
+    #[test]
+    fn of_a_thin_class_the_room_of_its_pool_is_shown() {
+        let mut item = WatchItem {
+            device_class: "ssd".to_owned(),
+            free_bytes: 1 << 30,
+            size_bytes: 4 << 30,
+            thin_pool: None,
+        };
+        assert_eq!(describe_space(&item), "ssd 1.0 GiB free of 4.0 GiB");
+        item.thin_pool = Some(ThinPoolItem {
+            data_percent: 58.59,
+            metadata_percent: 11.04,
+            overprovision_bytes: 10 << 30,
+            size_bytes: 2 << 30,
+        });
+        assert_eq!(
+            describe_space(&item),
+            "ssd 10.0 GiB to promise, 58.6 % of 2.0 GiB in use (metadata 11.0 %)"
+        );
+    }
 
     #[test]
     fn sizes_are_numbers_with_binary_units() {

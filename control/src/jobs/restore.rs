@@ -380,6 +380,7 @@ impl RestoreJob {
         let _turn = stop.unless_asked(turn).await?;
         let settings = repository::settings(&config.datapath);
         let progress = &self.watched.progress;
+        self.watched.move_data();
         let mut filled = pin!(restore::run(
             repository, backup, target, &settings, progress, stop
         ));

@@ -190,7 +190,7 @@ impl Job {
             total_bytes: progress.total_bytes(),
             volume_io_bytes: progress.volume_io_bytes(),
             wire_bytes: watched.wire_bytes(),
-            elapsed_ms: u64::try_from(watched.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            elapsed_ms: u64::try_from(watched.moving_for().as_millis()).unwrap_or(u64::MAX),
             error,
             store_trouble: watched.store_trouble().unwrap_or_default(),
         }

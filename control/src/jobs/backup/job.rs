@@ -241,6 +241,7 @@ impl BackupJob {
             extents: work.snapshot.extents.as_deref(),
             still: &work.snapshot,
         };
+        self.watched.move_data();
         let done = backup::run(
             &work.repository,
             &mut work.log,
