@@ -193,6 +193,46 @@ async fn a_volume_held_open_is_not_removed_and_stays_as_it_was() {
 }
 
 #[tokio::test]
+async fn a_volume_whose_other_device_is_in_use_keeps_one_of_ours() {
+    let folder = Folder::on_tmp();
+    let group = folder.open().await;
+    let volume = group
+        .create(new_volume("data", MIB))
+        .await
+        .expect("creates");
+    let image = folder.path.join("volumes/data/image");
+    run(Command::new("losetup").arg("--find").arg(&image));
+    let of_image = || attached().into_iter().filter(|(_, it)| *it == image);
+    let other = of_image().find(|(device, _)| *device != volume.path);
+    let (other, _) = other.expect("is attached twice");
+    let holder = File::open(&other).expect("opens");
+    let refused = group.remove(&name("data")).await;
+    assert!(matches!(refused, Err(Error::InUse(_))), "{refused:?}");
+    assert_eq!(of_image().count(), 2);
+    drop(holder);
+    group.remove(&name("data")).await.expect("removes");
+    assert_eq!(images_attached_below(&folder.path).len(), 0);
+}
+
+#[tokio::test]
+async fn a_removal_that_was_cut_off_costs_a_volume_in_use_no_device() {
+    let folder = Folder::on_tmp();
+    let group = folder.open().await;
+    let volume = group
+        .create(new_volume("data", MIB))
+        .await
+        .expect("creates");
+    let holder = File::open(&volume.path).expect("opens");
+    // What a removal begins with, before it waits for who has it open.
+    run(Command::new("losetup").arg("--detach").arg(&volume.path));
+    assert_eq!(device_fact(&volume, "loop/autoclear"), "1");
+    drop(group);
+    let group = folder.open().await;
+    drop(holder);
+    assert_eq!(group.list().await.expect("lists"), [volume]);
+}
+
+#[tokio::test]
 async fn an_opener_that_soon_lets_go_only_delays_a_removal() {
     let folder = Folder::on_tmp();
     let group = folder.open().await;

@@ -139,7 +139,7 @@ impl LoopDevice {
         let deadline = Instant::now() + DETACH_PATIENCE;
         while self.backing_file().is_some_and(|now| Some(now) == attached) {
             if Instant::now() > deadline {
-                return self.hold_on();
+                return self.keep();
             }
             thread::sleep(DETACH_POLL);
         }
@@ -156,8 +156,8 @@ impl LoopDevice {
         ioctl::loop_detach(&node)
     }
 
-    /// Takes a detach back that somebody's open descriptor keeps from happening.
-    fn hold_on(&self) -> io::Result<Detached> {
+    /// Takes a detach back that somebody's open descriptor keeps from happening, if there is one.
+    pub(super) fn keep(&self) -> io::Result<Detached> {
         let undo = || {
             let node = open(&self.path())?;
             let mut info = ioctl::loop_info(&node)?;

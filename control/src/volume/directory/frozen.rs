@@ -71,7 +71,8 @@ fn copy(
     temporary: TemporaryImage,
     created_at: SystemTime,
 ) -> Result<BackupSnapshot, Error> {
-    group.require_free(space::allocated_bytes(&volume.metadata))?;
+    let copied_bytes = space::allocated_bytes(&volume.metadata);
+    group.promise_copy(&temporary.path, copied_bytes)?;
     let size_bytes = volume.metadata.len();
     temporary.set_size(size_bytes)?;
     let frozen = Frozen::NeedsCopy {
@@ -124,8 +125,60 @@ impl Hold for TemporaryImage {
 
 impl Drop for TemporaryImage {
     fn drop(&mut self) {
+        self.group.forget_copy(&self.path);
         if !self.removed {
             super::delete_aside(self.path.clone(), self.group.changes.clone());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+    use crate::{
+        names::VolumeName,
+        volume::{
+            Attach, Changes, LayoutOptions, NewVolume, directory::construction::Construction,
+        },
+    };
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_copy_has_the_room_promised_that_it_has_not_taken_yet() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let group = Group::open(folder.path(), Attach::Never, Changes::default());
+        let group = Arc::new(group.expect("opens"));
+        let name = VolumeName::parse("data").expect("a name");
+        let new = NewVolume {
+            name: name.clone(),
+            size_bytes: 64 * MIB,
+            tags: Vec::new(),
+            layout: LayoutOptions::default(),
+        };
+        let volume = Construction::begin(&group, &new).expect("begins").publish();
+        let content = vec![1; 2 << 20];
+        let write = |path: &Path, bytes: &[u8]| {
+            let file = File::options().write(true).open(path).expect("opens");
+            file.write_all_at(bytes, 0).expect("writes");
+            file.sync_all().expect("is on the disk");
+        };
+        write(&volume.expect("is made").path, &content);
+        let promised = || group.promised_bytes().expect("is known");
+        let before = promised();
+
+        let volume = group.find(&name).expect("is there");
+        let temporary = TemporaryImage::create(&group).expect("is made");
+        let path = temporary.path.clone();
+        let copied = copy(&group, &volume, temporary, SystemTime::now()).expect("has room");
+        assert_eq!(promised(), before + 2 * MIB);
+        write(&path, &content[..1 << 20]);
+        assert_eq!(promised(), before + MIB);
+        write(&path, &content);
+        assert_eq!(promised(), before);
+        drop(copied);
+        assert_eq!(promised(), before);
     }
 }

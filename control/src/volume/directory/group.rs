@@ -3,12 +3,12 @@
 //! Those that change something are to be called in turn (see [`super::Directory`]).
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs::File,
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -35,6 +35,8 @@ pub(super) struct Group {
     attach: Attach,
     attach_refused: AtomicBool,
     skipped: Mutex<HashSet<PathBuf>>,
+    /// What copies that stand in for snapshots will take, by their paths.
+    copies: Mutex<HashMap<PathBuf, u64>>,
     pub(super) changes: Changes,
 }
 
@@ -46,6 +48,7 @@ impl Group {
             attach,
             attach_refused: AtomicBool::new(false),
             skipped: Mutex::default(),
+            copies: Mutex::default(),
             changes,
         };
         group.recover()?;
@@ -53,8 +56,9 @@ impl Group {
     }
 
     pub(super) fn list(&self) -> Result<Vec<Volume>, Error> {
-        let attachments = self.attachments()?;
         let entries = self.published()?;
+        // What is published is attached already, so this knows of it.
+        let attachments = self.attachments()?;
         Ok(entries
             .into_iter()
             .map(|entry| volume(entry, &attachments))
@@ -137,7 +141,31 @@ impl Group {
     }
 
     pub(super) fn free(&self) -> Result<FreeSpace, Error> {
-        space::free(&self.layout)
+        space::free(&self.layout, self.promised_bytes()?)
+    }
+
+    /// What volumes and copies may still take.
+    pub(super) fn promised_bytes(&self) -> Result<u64, Error> {
+        let mut promised_bytes = space::promised_bytes(&self.layout)?;
+        for (copy, bytes) in &*self.copies() {
+            promised_bytes = promised_bytes.saturating_add(space::unwritten_bytes(copy, *bytes)?);
+        }
+        Ok(promised_bytes)
+    }
+
+    /// Keeps the room that a copy will take, until it is forgotten.
+    pub(super) fn promise_copy(&self, copy: &Path, bytes: u64) -> Result<(), Error> {
+        self.require_free(bytes)?;
+        self.copies().insert(copy.to_owned(), bytes);
+        Ok(())
+    }
+
+    pub(super) fn forget_copy(&self, copy: &Path) {
+        self.copies().remove(copy);
+    }
+
+    fn copies(&self) -> MutexGuard<'_, HashMap<PathBuf, u64>> {
+        self.copies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Refuses what there is no room for.
@@ -199,14 +227,20 @@ impl Group {
         first_failure
     }
 
+    /// Detaches all devices of a volume; one that somebody uses stays, and then the volume keeps a device.
     fn detach(&self, entry: &Entry) -> Result<(), Error> {
-        for device in self.attachments()?.of(&entry.metadata) {
-            match device
-                .detach()
-                .map_err(Error::io("detach", &device.path()))?
-            {
-                Detached::Complete => {}
-                Detached::InUse => return Err(Error::InUse(entry.name.clone())),
+        let attachments = self.attachments()?;
+        let mut are_gone = false;
+        for device in attachments.of(&entry.metadata) {
+            let detached = device.detach();
+            match detached.map_err(Error::io("detach", &device.path()))? {
+                Detached::Complete => are_gone = true,
+                Detached::InUse => {
+                    if are_gone {
+                        self.attach(&entry.image, entry.description.read_only)?;
+                    }
+                    return Err(Error::InUse(entry.name.clone()));
+                }
             }
         }
         Ok(())

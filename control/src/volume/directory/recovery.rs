@@ -58,14 +58,19 @@ impl Group {
     }
 
     fn attach_again(&self, entry: &Entry, attachments: &Attachments) -> Result<(), Error> {
-        let devices = attachments.of(&entry.metadata);
-        if devices.is_empty() {
-            self.attach(&entry.image, entry.description.read_only)?;
+        let mut is_attached = false;
+        for device in attachments.of(&entry.metadata) {
+            // A removal that was cut off may have told it to go at its last close.
+            let kept = device.keep().map_err(Error::io("keep", &device.path()))?;
+            if kept == Detached::InUse {
+                is_attached = true;
+                device
+                    .follow_size()
+                    .map_err(Error::io("resize", &device.path()))?;
+            }
         }
-        for device in devices {
-            device
-                .follow_size()
-                .map_err(Error::io("resize", &device.path()))?;
+        if !is_attached {
+            self.attach(&entry.image, entry.description.read_only)?;
         }
         Ok(())
     }

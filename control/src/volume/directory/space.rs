@@ -31,14 +31,14 @@ pub(super) fn allocated_bytes(image: &Metadata) -> u64 {
     image.blocks() * STAT_BLOCK_BYTES
 }
 
-/// The group's room, never below zero.
-pub(super) fn free(layout: &Layout) -> Result<FreeSpace, Error> {
+/// The group's room without what is promised, never below zero.
+pub(super) fn free(layout: &Layout, promised_bytes: u64) -> Result<FreeSpace, Error> {
     let root = layout.root();
     let filesystem =
         statvfs(root).map_err(|errno| Error::io("ask for the space of", root)(errno.into()))?;
     let available_bytes = filesystem.blocks_available() * filesystem.fragment_size();
     Ok(FreeSpace {
-        free_bytes: available_bytes.saturating_sub(promised_bytes(layout)?),
+        free_bytes: available_bytes.saturating_sub(promised_bytes),
         size_bytes: filesystem.blocks() * filesystem.fragment_size(),
         snapshots_bytes: 0,
         pool: None,
@@ -47,7 +47,7 @@ pub(super) fn free(layout: &Layout) -> Result<FreeSpace, Error> {
 
 /// What the volumes may still take. `pending` comes first: a volume that is published meanwhile
 /// counts twice rather than not at all.
-fn promised_bytes(layout: &Layout) -> Result<u64, Error> {
+pub(super) fn promised_bytes(layout: &Layout) -> Result<u64, Error> {
     let mut promised_bytes: u64 = 0;
     for part in [Part::Pending, Part::Volumes] {
         for folder in layout.entries(part)?.values() {
@@ -55,6 +55,12 @@ fn promised_bytes(layout: &Layout) -> Result<u64, Error> {
         }
     }
     Ok(promised_bytes)
+}
+
+/// What a file that will have this many bytes on the disk may still take.
+pub(super) fn unwritten_bytes(file: &Path, bytes: u64) -> Result<u64, Error> {
+    let metadata = layout::image_metadata(file)?;
+    Ok(metadata.map_or(0, |it| bytes.saturating_sub(allocated_bytes(&it))))
 }
 
 /// What the volume in `folder` may still take: its holes, and for a snapshot the blocks that it
