@@ -1,7 +1,7 @@
 //! Where backups lie, as the command line takes it: places in S3, and folders of this host.
 
 use ringback_datapath::store::{
-    location::InvalidLocation,
+    location::{InvalidLocation, without_user_info},
     url::{BackupUrl, RepositoryUrl},
 };
 
@@ -21,6 +21,7 @@ pub(crate) fn is_place(text: &str) -> bool {
 pub(crate) fn backup(text: &str) -> Result<BackupUrl, CliError> {
     check_scheme(text, BACKUP)?;
     if text.ends_with('/') {
+        let text = without_user_info(text);
         return Err(CliError::usage(format!(
             "{text:?} ends with a slash and so names no backup; it should be {BACKUP}"
         )));
@@ -45,7 +46,7 @@ fn check_scheme(text: &str, wanted: &str) -> Result<(), CliError> {
     }
     let shown = Invalid::new(
         "path",
-        text,
+        without_user_info(text),
         format!("is no place for backups; it should be {wanted}"),
     );
     Err(CliError::usage(shown.to_string()))

@@ -10,6 +10,8 @@ use std::{
     str::FromStr,
 };
 
+use ringback_datapath::store::location::without_user_info;
+
 use super::{exit::CliError, path};
 
 /// Something that holds a volume.
@@ -40,6 +42,7 @@ impl FromStr for Place {
 /// other order, perhaps.
 pub(crate) fn check_order(place: &str, command: &str, order: &str) -> Result<(), CliError> {
     if path::is_place(place) {
+        let place = without_user_info(place);
         return Err(CliError::usage(format!(
             "{place:?} is a place for backups; `ringback {command}` takes {order}"
         )));

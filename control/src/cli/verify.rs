@@ -98,10 +98,8 @@ impl Verify {
         let way = self.store.way_to(&whole)?;
         let (store, opened) = match Opened::all(&way, settings.clone()).await {
             Err(error) if is_absent(&error) => {
-                // Then the last component is a backup's name.
-                let path = path::backup(self.path.trim_end_matches('/'))?;
-                let way = self.store.way_to(path.repository())?;
-                Opened::one(&way, settings, &path).await?
+                let one = self.open_one(settings).await?;
+                one.ok_or_else(|| self.nothing_there(error))?
             }
             opened => opened?,
         };
@@ -110,6 +108,45 @@ impl Verify {
         let verified = stop.unless_asked(self.verify(&opened, context));
         let report = unless_interrupted(context, &store, &stop, interrupted, verified).await?;
         self.conclude(context, &opened, &report)
+    }
+
+    /// The last component as a backup's name, if there is a repository that could have it.
+    async fn open_one(
+        &self,
+        settings: DatapathSettings,
+    ) -> Result<Option<(Store, Opened)>, CliError> {
+        let Some(path) = self.backup() else {
+            return Ok(None);
+        };
+        let way = self.store.way_to(path.repository())?;
+        let (store, mut opened) = match Opened::all(&way, settings).await {
+            Err(Error::NoRepository { .. }) => return Ok(None),
+            opened => opened?,
+        };
+        let name = path.name();
+        opened.backups.retain(|it| it.commit.name == name);
+        if opened.backups.is_empty() {
+            return Err(absent(&path));
+        }
+        Ok(Some((store, opened)))
+    }
+
+    /// The whole path as a backup's.
+    fn backup(&self) -> Option<BackupUrl> {
+        path::backup(self.path.trim_end_matches('/')).ok()
+    }
+
+    /// That there is no repository, with what is wrong with its folder: a disk may not be mounted there.
+    fn nothing_there(&self, error: Error) -> CliError {
+        match (self.backup(), &error) {
+            (None, _) => error.into(),
+            (Some(path), Error::Store(_)) => {
+                let mut nothing = absent(&path);
+                nothing.message.push_str(&format!("; {error}"));
+                nothing
+            }
+            (Some(path), _) => absent(&path),
+        }
     }
 
     async fn verify(&self, opened: &Opened, context: &Context) -> Result<Report, CliError> {
@@ -234,33 +271,15 @@ impl Opened {
         };
         Ok((store, opened))
     }
+}
 
-    async fn one(
-        way: &Way,
-        settings: DatapathSettings,
-        path: &BackupUrl,
-    ) -> Result<(Store, Self), CliError> {
-        let absent = || {
-            let message = format!(
-                "there is neither a repository at {path} nor a backup {:?} in {}",
-                path.name(),
-                path.repository()
-            );
-            CliError::from(Failure::new(Code::NotFound, message))
-        };
-        let store = Store::connect(way, settings).await?;
-        let (repository, log) = match store.open().await {
-            Err(Error::NoRepository { .. }) => return Err(absent()),
-            opened => opened?,
-        };
-        let backup = log.find(path.name()).ok_or_else(absent)?;
-        let backups = vec![backup.clone()];
-        let opened = Self {
-            repository,
-            backups,
-        };
-        Ok((store, opened))
-    }
+fn absent(path: &BackupUrl) -> CliError {
+    let message = format!(
+        "there is neither a repository at {path} nor a backup {:?} in {}",
+        path.name(),
+        path.repository()
+    );
+    Failure::new(Code::NotFound, message).into()
 }
 
 /// Whether there is nothing at all, where a repository would be.

@@ -219,7 +219,7 @@ fn invalid_path(path: &str, reason: String) -> InvalidLocation {
 }
 
 /// The text with anything between a scheme (or the start) and an `@` replaced.
-pub(super) fn without_user_info(text: &str) -> String {
+pub fn without_user_info(text: &str) -> String {
     match text.rfind('@') {
         Some(at) => {
             let start = text[..at].find("://").map_or(0, |scheme| scheme + 3);

@@ -251,6 +251,19 @@ async fn options_for_s3_and_places_in_the_wrong_order_end_with_2_and_nothing_is_
         2,
         "is a place for backups; `ringback backup` takes what to back up first",
     );
+    for (arguments, shown) in [
+        ("list https://id:hush@host/vms", "https://***@host/vms"),
+        (
+            "backup ./disk.img s3://id:hush@backups/vms/",
+            "s3://***@backups/vms/",
+        ),
+        (
+            "backup s3://id:hush@backups/vms/monday ./disk.img",
+            "s3://***@backups/vms/monday",
+        ),
+    ] {
+        bed.assert_fails(arguments, 2, shown);
+    }
     let says = "ends with a slash and so names no backup";
     bed.assert_fails(&format!("backup ./disk.img {url}/"), 2, says);
     assert_eq!(repository.files(""), [""; 0].map(PathBuf::from));
@@ -280,6 +293,9 @@ async fn a_folder_that_is_not_there_or_not_a_repository_s_is_not_made_one_by_mis
     );
     let neither = "there is neither a repository at file:///";
     bed.assert_fails(&format!("verify {}", place.url("/monday")), 3, neither);
+    let mount = "; mount the disk that it lies on";
+    bed.assert_fails(&format!("verify {}", place.url("/monday")), 3, mount);
+    bed.assert_fails("verify file:///not-there-at-all", 3, mount);
 
     fs::write(
         place.path().join("repository"),
