@@ -53,6 +53,10 @@ impl Session {
             let of_this_run = packs_of(repository, id).await?;
             give_up_uploads(repository, id).await;
             let is_ours = of_this_run.is_empty() || run == RUNS_MAX;
+            if !of_this_run.is_empty() {
+                let prefix = id.folder(ObjectKind::DataPack);
+                repository.store().keep_listed(&prefix).await?;
+            }
             left.extend(of_this_run);
             if is_ours {
                 return Ok(Self { id, left });

@@ -193,6 +193,48 @@ fn all_that_a_backup_in_a_folder_refers_to_is_synced_before_its_entry_in_the_log
     }
 }
 
+#[test]
+fn packs_that_a_killed_run_left_are_synced_before_an_entry_refers_to_them() {
+    let bed = Bed::new(12 * MIB, 9 * MIB);
+    let data = bed.repository.join("data");
+    let is_session = |path: &Path| path.parent() == Some(&data);
+    // The first pack has its name, and nobody has made sure of that yet.
+    let (of_data, mut is_named) = (data.clone(), false);
+    let first = bed.trace("monday", move |call| {
+        is_named |= published(call).is_some_and(|(_, object)| object.starts_with(&of_data));
+        is_named
+            && call.name == "fsync"
+            && call
+                .path
+                .as_deref()
+                .is_some_and(|it| it.parent() == Some(&of_data))
+    });
+    let left = first
+        .killed_at
+        .expect("it was killed")
+        .path
+        .expect("a folder");
+    assert!(is_session(&left), "{left:?}");
+    assert!(fs::read_dir(&left).expect("is there").count() > 0);
+
+    let second = bed.trace("monday", |_| false).calls;
+    let is_entry = |call: &Call| {
+        published(call).is_some_and(|(_, object)| object.starts_with(bed.repository.join("log")))
+    };
+    let entry = second.iter().position(is_entry).expect("it is committed");
+    let synced = |folder: &Path| {
+        let is_it = |call: &Call| call.name == "fsync" && call.path.as_deref() == Some(folder);
+        second[..entry].iter().any(is_it)
+    };
+    assert!(synced(&left) && synced(&data), "{second:?}");
+    let named = second.iter().filter_map(published);
+    let packs = named
+        .filter(|(_, object)| object.starts_with(&left))
+        .count();
+    assert_eq!(packs, 0, "they are adopted, and not made again");
+    bed.assert_restores("monday");
+}
+
 /// Of each kind of call the first, one in the middle and the last.
 fn points(calls: &[Call], concerns: impl Fn(&Path) -> bool) -> Vec<[usize; 3]> {
     let mut by_name: BTreeMap<&str, Vec<usize>> = BTreeMap::new();

@@ -87,12 +87,20 @@ impl Gaps {
             for entry in &at.leaf.entries {
                 let start = at.chunk_index(entry).0.saturating_mul(self.chunk_bytes);
                 self.zero(self.done..start, start).await?;
-                // The last chunk may be short; it is written by the whole block.
-                let end = self.backup_bytes.next_multiple_of(BLOCK_BYTES);
-                self.done = (start + self.chunk_bytes).min(end);
+                self.done = (start + self.chunk_bytes).min(self.written_bytes());
             }
         }
         Ok(())
+    }
+
+    /// Where what is written ends. The last chunk may be short; it is written by the whole block, unless the
+    /// volume has no whole one there.
+    fn written_bytes(&self) -> u64 {
+        let whole = self.backup_bytes.next_multiple_of(BLOCK_BYTES);
+        if whole > self.device_bytes {
+            return self.backup_bytes;
+        }
+        whole
     }
 
     /// Zeroes what lies behind the last chunk.
@@ -145,19 +153,32 @@ mod tests {
 
     const KIB: u64 = 1 << 10;
 
-    #[tokio::test]
-    async fn gaps_are_closed_when_nothing_is_being_zeroed_any_more() {
-        let gaps = Gaps {
+    fn gaps(backup_bytes: u64, device_bytes: u64) -> Gaps {
+        Gaps {
             ground: Ground::Stale,
             volume: Arc::new(Opened {
                 file: tempfile::tempfile().expect("a file"),
                 open: watch::Sender::default(),
             }),
-            device_bytes: 0,
-            backup_bytes: 0,
+            device_bytes,
+            backup_bytes,
             chunk_bytes: 0,
             done: 0,
-        };
+        }
+    }
+
+    #[test]
+    fn the_last_block_counts_as_written_only_if_the_volume_has_all_of_it() {
+        let written = |backup, device| gaps(backup * KIB, device * KIB).written_bytes();
+        assert_eq!(written(1025, 4096), 1028 * KIB);
+        assert_eq!(written(1025, 1028), 1028 * KIB);
+        assert_eq!(written(1025, 1026), 1025 * KIB);
+        assert_eq!(written(1024, 1024), 1024 * KIB);
+    }
+
+    #[tokio::test]
+    async fn gaps_are_closed_when_nothing_is_being_zeroed_any_more() {
+        let gaps = gaps(0, 0);
         let mut closed = Box::pin(gaps.closed());
         let being_zeroed = Arc::clone(&gaps.volume);
         drop(gaps);

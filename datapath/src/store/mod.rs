@@ -192,6 +192,12 @@ pub trait ObjectStore: Send + Sync {
     /// A store may list fewer than there are: MinIO lists those of one exact name only.
     async fn abandon_uploads(&self, prefix: &str) -> Result<usize, StoreError>;
 
+    /// Makes it sure that objects below a prefix that were listed stay, whoever put them there: that one
+    /// may have been killed before it was sure of them.
+    async fn keep_listed(&self, _prefix: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// What runs without anybody waiting for it, such as the abort of an upload: shared by all
     /// clones of this store, and closed from the start, so that it can be waited for at any time.
     fn background(&self) -> &TaskTracker;

@@ -163,6 +163,15 @@ impl ObjectStore for FolderStore {
         self.call(move |root| sweep(root, &prefix)).await
     }
 
+    async fn keep_listed(&self, prefix: &str) -> Result<(), StoreError> {
+        let prefix = prefix.to_owned();
+        self.call(move |root| {
+            root.prepare_for(&prefix)?;
+            root.sync_folder_of(&prefix)
+        })
+        .await
+    }
+
     fn background(&self) -> &TaskTracker {
         &self.background
     }
