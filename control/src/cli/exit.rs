@@ -46,7 +46,7 @@ Exit codes:
   7    refused: data would be lost, a name is taken, something is in use, or does not fit
   8    lost: repair found damage that no other copy heals
   9    not serving: the daemon answers, but that it does not serve (health alone)
-  130  interrupted by SIGINT or SIGTERM";
+  130  interrupted by SIGINT, SIGTERM or SIGHUP";
 
 impl Exit {
     /// The code's name in `--json` errors.

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM: the first lets a command clear away what it left, the second ends it at
+//! SIGINT, SIGTERM and SIGHUP: the first lets a command clear away what it left, the second ends it at
 //! once.
 
 use std::{future::Future, pin::pin, process, time::Duration};

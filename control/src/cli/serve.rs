@@ -1,9 +1,18 @@
 //! `ringback serve`: the daemon, as configured or as a playground.
 
-use std::{fs, future::Future, path::PathBuf, pin::pin, sync::Arc};
+use std::{
+    fs,
+    future::{Future, pending},
+    path::PathBuf,
+    pin::pin,
+    sync::Arc,
+};
 
 use clap::Args;
-use nix::sys::stat::{Mode, umask};
+use nix::sys::{
+    signal::Signal,
+    stat::{Mode, umask},
+};
 use ringback_endpoint::{Backing, Endpoint, Options};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -94,17 +103,33 @@ async fn run_daemon(
     Ok(Some(daemon))
 }
 
-/// Resolves on SIGTERM or SIGINT, also on one that came since the call: from then on neither ends
-/// the process by itself.
+/// Resolves on SIGTERM, SIGINT or SIGHUP, also on one that came since the call: from then on none of them
+/// ends the process by itself. SIGHUP, a terminal's last word, is ignored where the caller wants that (nohup).
 pub(crate) fn told_to_stop() -> impl Future<Output = ()> {
     let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be handled");
     let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be handled");
+    let mut hangup =
+        (!ignores_hangup()).then(|| signal(SignalKind::hangup()).expect("SIGHUP can be handled"));
+    let hung_up = async move {
+        match &mut hangup {
+            Some(hangup) => hangup.recv().await,
+            None => pending().await,
+        }
+    };
     async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            _ = hung_up => {}
         }
     }
+}
+
+fn ignores_hangup() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & 1 << (Signal::SIGHUP as u32 - 1) != 0)
 }
 
 /// Volumes and backups are parts of disks: files that are made from now on are for their owner alone.

@@ -8,11 +8,12 @@ use std::{
     ffi::OsStr,
     fs::{self, File, Metadata},
     io,
-    os::unix::fs::{FileTypeExt, MetadataExt, fchown},
+    os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, fchown},
     path::{Path, PathBuf},
 };
 
 use nix::{
+    libc,
     sys::statvfs::fstatvfs,
     unistd::{Whence, lseek64},
 };
@@ -25,6 +26,9 @@ use crate::failure::Failure;
 
 /// Zeroed at once: between two of these a restore can be given up.
 const ZERO_STEP_BYTES: u64 = 256 << 20;
+
+/// How the names of files end that are being filled.
+const DRAFT: &str = ".ringback";
 
 /// A place that may be written to.
 pub(super) enum Target {
@@ -182,14 +186,7 @@ impl FileTarget {
         let folder = self.path.parent().expect("a file lies in a folder");
         let make_failed = |error: io::Error| failed("make a file in", folder, &error);
         let name = self.path.file_name().unwrap_or_default();
-        let mut prefix = OsStr::new(".").to_owned();
-        prefix.push(name);
-        // Its owner alone may read it, as the device that it is an image of.
-        let file = tempfile::Builder::new()
-            .prefix(&prefix)
-            .suffix(".ringback")
-            .tempfile_in(folder)
-            .map_err(make_failed)?;
+        let file = draft(folder, name).map_err(make_failed)?;
         check_room(&self.path, file.as_file(), stored_bytes)?;
         file.as_file().set_len(bytes).map_err(make_failed)?;
         if let Some(replaced) = &self.replaced {
@@ -202,6 +199,61 @@ impl FileTarget {
         }
         Ok(Unfinished { target: self, file })
     }
+}
+
+/// Makes a file in a folder that will have this name, locked as long as somebody fills it. What killed
+/// restores left of such files goes: nobody has these locked.
+fn draft(folder: &Path, name: &OsStr) -> io::Result<NamedTempFile> {
+    let mut prefix = OsStr::new(".").to_owned();
+    prefix.push(name);
+    prefix.push(".");
+    for left in fs::read_dir(folder)?.flatten() {
+        if is_draft(&left.file_name(), &prefix) {
+            // It is there for the next one, too.
+            let _ = remove_unlocked(&left.path());
+        }
+    }
+    loop {
+        // Its owner alone may read it, as the device that it is an image of.
+        let file = tempfile::Builder::new()
+            .prefix(&prefix)
+            .suffix(DRAFT)
+            .tempfile_in(folder)?;
+        // Where there are no locks, drafts are not removed either.
+        let _ = file.as_file().try_lock();
+        // Another restore may have taken it for one that was left, before it was locked.
+        if is_at(file.as_file(), file.path()) {
+            return Ok(file);
+        }
+    }
+}
+
+/// `.NAME.XXXXXX.ringback`
+fn is_draft(file_name: &OsStr, prefix: &OsStr) -> bool {
+    let file_name = file_name.as_encoded_bytes();
+    let random = file_name
+        .strip_prefix(prefix.as_encoded_bytes())
+        .and_then(|rest| rest.strip_suffix(DRAFT.as_bytes()));
+    random.is_some_and(|it| it.len() == 6 && it.iter().all(u8::is_ascii_alphanumeric))
+}
+
+fn remove_unlocked(draft: &Path) -> io::Result<()> {
+    let file = File::options()
+        .write(true)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(draft)?;
+    file.try_lock()?;
+    if is_at(&file, draft) {
+        fs::remove_file(draft)?;
+        tracing::info!(path = %draft.display(), "removed what a restore that was killed left");
+    }
+    Ok(())
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let facts = |it: Metadata| (it.dev(), it.ino());
+    let here = file.metadata().map(facts);
+    fs::symlink_metadata(path).is_ok_and(|it| here.is_ok_and(|here| here == facts(it)))
 }
 
 fn check_room(path: &Path, file: &File, needed_bytes: u64) -> Result<(), Failure> {

@@ -2,7 +2,7 @@
 
 use std::process::{Child, Command, Output, Stdio};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigHandler, Signal, signal as set_handler};
 use ringback_endpoint::{Moment, Stop, Stopped};
 use tokio::time::timeout;
 
@@ -98,7 +98,9 @@ async fn an_interrupted_restore_leaves_no_file_behind_and_ends_with_130() {
     fill(&disk, 4 * MIB, 90 * MIB, "large");
     bed.lines("backup ./disk.img s3://backups/vms/monday");
     let before = bed.files();
-    for by in [Signal::SIGINT, Signal::SIGTERM] {
+    // SAFETY: there is no handler of ours, and whoever runs the tests by nohup has it ignored.
+    unsafe { set_handler(Signal::SIGHUP, SigHandler::SigDfl) }.expect("is its default");
+    for by in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let stopped = stop_data(&bed.store, "GetObject", 1);
         let running = start(&mut bed.command("restore s3://backups/vms/monday ./again.img --json"));
         reached(&stopped).await;
@@ -109,4 +111,43 @@ async fn an_interrupted_restore_leaves_no_file_behind_and_ends_with_130() {
         drop(stopped);
         assert_eq!(bed.files(), before);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_restore_left_goes_with_the_next_one_and_what_is_being_filled_stays() {
+    let bed = Bed::new().await;
+    let disk = bed.disk("disk.img", 100 * MIB);
+    fill(&disk, 4 * MIB, 90 * MIB, "large");
+    bed.lines("backup ./disk.img s3://backups/vms/monday");
+    let before = bed.files().len();
+    let begin = async || {
+        let stopped = stop_data(&bed.store, "GetObject", 1);
+        let running = start(&mut bed.command("restore s3://backups/vms/monday ./again.img"));
+        reached(&stopped).await;
+        (stopped, running)
+    };
+    let (stopped, killed) = begin().await;
+    signal(killed.id(), Signal::SIGKILL);
+    end(killed).await;
+    drop(stopped);
+    assert_eq!(bed.files().len(), before + 1, "what it left");
+
+    let (stopped, overtaken) = begin().await;
+    assert_eq!(bed.files().len(), before + 1, "its own alone");
+    signal(overtaken.id(), Signal::SIGSTOP);
+    drop(stopped);
+    bed.lines("restore s3://backups/vms/monday ./again.img");
+    assert_eq!(
+        bed.files().len(),
+        before + 2,
+        "what is restored, and what is being filled"
+    );
+    signal(overtaken.id(), Signal::SIGCONT);
+    let output = end(overtaken).await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("again.img was made or changed by somebody else"),
+        "{said}"
+    );
+    assert_eq!(bed.files().len(), before + 1);
 }
