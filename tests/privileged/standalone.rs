@@ -464,6 +464,57 @@ async fn a_disk_of_which_a_partition_is_mounted_is_in_use() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_partition_of_a_disk_that_somebody_writes_to_is_in_use_and_so_is_that_disk() {
+    let bed = Bed::new().await;
+    let image = bed.image("target", 64 * MIB);
+    let disk = Loop::attach(&image, &[]);
+    let partition = bed.partition(&disk);
+    let assert_in_use = |target: &str, by_way: &str| {
+        let says = format!(
+            "(process {}, by way of {by_way}) has it",
+            std::process::id()
+        );
+        let restore = format!("restore s3://backups/disks/one {target} --overwrite");
+        bed.assert_fails(&restore, 7, &says);
+        bed.assert_fails(&format!("backup {target} s3://backups/disks/two"), 7, &says);
+    };
+    let open = |path: &Path| File::options().write(true).open(path).expect("opens");
+    // As virtual machines have them, which claim nothing.
+    let of_partition = partition.display().to_string();
+    for (held, way) in [
+        (&disk.device, disk.name()),
+        (&image, image.display().to_string()),
+    ] {
+        let holder = open(held);
+        assert_in_use(&of_partition, &way);
+        drop(holder);
+    }
+    let holder = open(&partition);
+    assert_in_use(&disk.name(), &format!("{}p1", disk.name()));
+    drop(holder);
+    bed.succeed(&format!("backup {of_partition} s3://backups/disks/two"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_behind_a_loop_device_is_in_use_whatever_path_that_was_attached_by() {
+    let bed = Bed::new().await;
+    let image = bed.image("target", 64 * MIB);
+    let view = bed.folder.path().join("view");
+    fs::create_dir(&view).expect("makes a folder");
+    let folder = image.parent().expect("a folder");
+    run(Command::new("mount").arg("--bind").args([folder, &view]));
+    let name = image.file_name().expect("a name");
+    let disk = Loop::attach(&view.join(name), &[]);
+    run(Command::new("umount").arg("--lazy").arg(&view));
+    let says = format!("is in use: {} has it open for writing", disk.name());
+    let restore = format!(
+        "restore s3://backups/disks/one {} --overwrite",
+        image.display()
+    );
+    bed.assert_fails(&restore, 7, &says);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_for_which_there_is_no_room_is_not_begun() {
     let bed = Bed::new().await;
     let small = bed.device("small", 16 * MIB);

@@ -288,7 +288,10 @@ impl Unfinished {
             |error: io::Error| failed("give the restored file its name", path, &error);
         let named = match &target.replaced {
             None => file.persist_noclobber(path),
-            Some(replaced) if is_as_it_was(path, replaced) => file.persist(path),
+            Some(replaced) if is_as_it_was(path, replaced) => {
+                check_writers(path, replaced)?;
+                file.persist(path)
+            }
             Some(_) => return Err(changed_meanwhile(path)),
         };
         match named {

@@ -15,8 +15,10 @@ use std::{
 use nix::{
     errno::Errno,
     libc,
-    sys::stat::{major, minor},
+    sys::stat::{major, makedev, minor},
 };
+
+use crate::volume::loop_info;
 
 /// A device's numbers as sysfs writes them, `8:1`.
 pub(super) fn device_numbers(device: &Metadata) -> String {
@@ -170,40 +172,127 @@ impl Same {
     }
 }
 
-/// Who else may be writing to a device or a file: `/dev/loop3`, `qemu-system-x86 (process 4711)`.
+/// Who else may be writing to a device or a file: `/dev/loop3`, `qemu-system-x86 (process 4711)`. A write to
+/// the disk of a partition is one to that, too.
 pub(super) fn writers(thing: &Metadata) -> Vec<String> {
-    let same = Same::of(thing);
-    let mut writers = loop_devices(same);
-    writers.extend(processes(same));
+    let things = overlapping(thing);
+    let mut writers = loop_devices(&things);
+    writers.extend(processes(&things));
     writers
 }
 
-/// Loop devices that write to it.
-fn loop_devices(same: Same) -> Vec<String> {
+/// Something that shares bytes with what is asked about.
+struct Thing {
+    same: Same,
+    /// What to call it, unless it is the very one.
+    name: Option<String>,
+}
+
+/// A thing itself, first; of a device its partitions, and what it lies on: the disk of a partition, what a
+/// mapping leads to, the image of a loop device.
+fn overlapping(thing: &Metadata) -> Vec<Thing> {
+    let mut found = vec![Thing {
+        same: Same::of(thing),
+        name: None,
+    }];
+    if !thing.file_type().is_block_device() {
+        return found;
+    }
+    let Ok(folder) = fs::canonicalize(sys_folder(thing)) else {
+        return found;
+    };
+    found.extend(partitions(&folder).filter_map(|it| device_in(&it)));
+    let mut pending = vec![folder];
+    while let Some(folder) = pending.pop() {
+        found.extend(image_of(&folder));
+        for below in lies_on(&folder) {
+            found.extend(device_in(&below));
+            pending.push(below);
+        }
+    }
+    found
+}
+
+/// The devices that this one lies on. LVM writes to those of its volumes at any time, and to no volume.
+fn lies_on(folder: &Path) -> Vec<PathBuf> {
+    if folder.join("partition").exists() {
+        return folder.parent().map(Path::to_owned).into_iter().collect();
+    }
+    let uuid = fs::read_to_string(folder.join("dm/uuid")).unwrap_or_default();
+    if uuid.starts_with("LVM-") {
+        return Vec::new();
+    }
+    let slaves = entries(&folder.join("slaves")).into_iter();
+    slaves.filter_map(|it| fs::canonicalize(it).ok()).collect()
+}
+
+fn device_in(folder: &Path) -> Option<Thing> {
+    let numbers = fs::read_to_string(folder.join("dev")).ok()?;
+    let (major, minor) = numbers.trim_end().split_once(':')?;
+    Some(Thing {
+        same: Same::Device(makedev(major.parse().ok()?, minor.parse().ok()?)),
+        name: Some(node_of(folder)?.display().to_string()),
+    })
+}
+
+fn node_of(folder: &Path) -> Option<PathBuf> {
+    Some(Path::new("/dev").join(folder.file_name()?))
+}
+
+/// The image behind a loop device, which knows the file itself: its path is that of another view of the files,
+/// perhaps.
+fn image_of(folder: &Path) -> Option<Thing> {
+    let path = fs::read_to_string(folder.join("loop/backing_file")).ok()?;
+    let path = path.trim_end_matches('\n');
+    let by_path = fs::metadata(path).ok();
+    let is_device = |it: &&Metadata| it.file_type().is_block_device();
+    let same = match by_path.as_ref().filter(is_device) {
+        Some(device) => Same::of(device),
+        None => File::open(node_of(folder)?)
+            .and_then(|node| loop_info(&node))
+            .map(|image| Same::File {
+                device: image.device,
+                inode: image.inode,
+            })
+            .ok()
+            .or_else(|| by_path.as_ref().map(Same::of))?,
+    };
+    Some(Thing {
+        same,
+        name: Some(path.to_owned()),
+    })
+}
+
+/// Loop devices that write to one of these.
+fn loop_devices(things: &[Thing]) -> Vec<String> {
+    let is_one = |same: Same| things.iter().any(|it| it.same == same);
     let is_writer = |folder: &PathBuf| {
-        let read = |name: &str| fs::read_to_string(folder.join(name)).ok();
-        let image = read("loop/backing_file")?;
-        let image = fs::metadata(image.trim_end_matches('\n')).ok()?;
-        let is_writable = read("ro").is_none_or(|flag| flag.trim_end() != "1");
-        (Same::of(&image) == same && is_writable).then_some(())
+        let image = image_of(folder)?;
+        let own = device_in(folder)?;
+        let read_only = fs::read_to_string(folder.join("ro")).ok();
+        let is_writable = read_only.is_none_or(|flag| flag.trim_end() != "1");
+        (is_one(image.same) && !is_one(own.same) && is_writable).then_some(())
     };
     entries(Path::new("/sys/block"))
         .into_iter()
         .filter(|folder| is_writer(folder).is_some())
-        .filter_map(|folder| Some(format!("/dev/{}", folder.file_name()?.to_string_lossy())))
+        .filter_map(|folder| Some(node_of(&folder)?.display().to_string()))
         .collect()
 }
 
-/// Other processes that have it open for writing.
-fn processes(same: Same) -> Vec<String> {
+/// Other processes that have one of these open for writing.
+fn processes(things: &[Thing]) -> Vec<String> {
     let own = std::process::id();
     let ids = entries(Path::new("/proc"))
         .into_iter()
         .filter_map(|folder| folder.file_name()?.to_str()?.parse::<u32>().ok());
-    ids.filter(|&id| id != own && writes(id, same))
-        .map(|id| {
-            let name = fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default();
-            format!("{} (process {id})", name.trim_end())
+    ids.filter(|&id| id != own)
+        .filter_map(|id| {
+            let written = things.iter().find(|it| writes(id, it.same))?;
+            let program = fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default();
+            let by_way = written.name.as_ref();
+            let by_way = by_way.map_or_else(String::new, |name| format!(", by way of {name}"));
+            Some(format!("{} (process {id}{by_way})", program.trim_end()))
         })
         .collect()
 }

@@ -21,11 +21,11 @@ pub(super) const LO_FLAGS_DIRECT_IO: u32 = 16;
 /// `struct loop_info64`.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub(super) struct LoopInfo {
+pub(crate) struct LoopInfo {
     /// The filesystem of the image, as in `st_dev`.
-    pub(super) device: u64,
+    pub(crate) device: u64,
     /// The image's inode.
-    pub(super) inode: u64,
+    pub(crate) inode: u64,
     rdevice: u64,
     offset: u64,
     size_limit: u64,
@@ -163,7 +163,7 @@ pub(super) fn loop_detach(device: &File) -> io::Result<()> {
 }
 
 /// What is attached to a loop device; ENXIO when nothing is.
-pub(super) fn loop_info(device: &File) -> io::Result<LoopInfo> {
+pub(crate) fn loop_info(device: &File) -> io::Result<LoopInfo> {
     let mut info = LoopInfo::EMPTY;
     // SAFETY: the kernel writes one `struct loop_info64` to the pointer; `info` has its layout and
     // size, and any bytes are a valid value of its integer fields.

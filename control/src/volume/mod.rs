@@ -27,7 +27,7 @@ mod ownership;
 
 pub use changes::Changes;
 pub use directory::Directory;
-pub(crate) use ioctl::discard;
+pub(crate) use ioctl::{discard, loop_info};
 pub use loopdev::Attach;
 
 /// A place that holds volumes and gives them room.
