@@ -1,4 +1,4 @@
-//! SIGINT, SIGTERM and SIGHUP: the first lets a command clear away what it left, the second ends it at
+//! SIGINT, SIGTERM and SIGHUP let a command clear away what it left; SIGINT or SIGTERM after that ends it at
 //! once.
 
 use std::{future::Future, pin::pin, process, time::Duration};
@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::{
     Context,
     exit::{CliError, Exit},
-    serve::told_to_stop,
+    serve::{told_by_somebody, told_to_stop},
 };
 use crate::direct::store::Store;
 
@@ -55,9 +55,9 @@ pub(crate) fn interrupted() -> CliError {
     CliError::new(Exit::Interrupted, "interrupted")
 }
 
-/// From now on a signal ends the process at once.
+/// From now on SIGINT or SIGTERM ends the process at once.
 pub(crate) fn end_at_signal(json: bool, interrupted: impl Fn() -> CliError + Send + 'static) {
-    let told = told_to_stop();
+    let told = told_by_somebody();
     tokio::spawn(async move {
         told.await;
         interrupted().print(json);

@@ -209,7 +209,7 @@ fn describe_space(item: &WatchItem) -> String {
             Bytes(item.free_bytes),
             Bytes(item.size_bytes)
         ),
-        // What the item has free is around the pool.
+        // Its free bytes are those of the group around the pool.
         Some(pool) => format!(
             "{class} {} to promise, {:.1} % of {} in use (metadata {:.1} %)",
             Bytes(pool.overprovision_bytes),

@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{exit::CliError, output};
 use crate::{
-    config::Config,
+    config::{self, Config, DeviceClass},
     daemon::Daemon,
     metrics,
     serve::{Socket, serve},
@@ -82,9 +82,12 @@ async fn run_daemon(
     tracing::info!(socket = %config.socket_name.display(), "serving");
     let metrics = metrics::Listener::bind(metrics_address).await;
     let metrics = metrics.map_err(sentence)?;
+    // Folders are opened soon, and what is attached by that is to be detached.
+    let is_lvm = |it: &DeviceClass| !matches!(it.backing, config::Backing::Directory { .. });
+    let may_take_long = config.device_classes.iter().any(is_lvm);
     let daemon = tokio::select! {
         biased;
-        () = &mut stop => {
+        () = &mut stop, if may_take_long => {
             // A command of LVM that it waits for goes on, and the next start waits for that.
             tracing::info!("stopping before the volume groups have answered");
             return Ok(None);
@@ -106,8 +109,7 @@ async fn run_daemon(
 /// Resolves on SIGTERM, SIGINT or SIGHUP, also on one that came since the call: from then on none of them
 /// ends the process by itself. SIGHUP, a terminal's last word, is ignored where the caller wants that (nohup).
 pub(crate) fn told_to_stop() -> impl Future<Output = ()> {
-    let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be handled");
-    let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be handled");
+    let told = told_by_somebody();
     let mut hangup =
         (!ignores_hangup()).then(|| signal(SignalKind::hangup()).expect("SIGHUP can be handled"));
     let hung_up = async move {
@@ -118,9 +120,20 @@ pub(crate) fn told_to_stop() -> impl Future<Output = ()> {
     };
     async move {
         tokio::select! {
+            () = told => {}
+            _ = hung_up => {}
+        }
+    }
+}
+
+/// The same for SIGTERM and SIGINT alone. A terminal has several last words: its shell's, and the kernel's.
+pub(crate) fn told_by_somebody() -> impl Future<Output = ()> {
+    let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be handled");
+    let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be handled");
+    async move {
+        tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
-            _ = hung_up => {}
         }
     }
 }

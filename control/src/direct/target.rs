@@ -6,7 +6,7 @@
 
 use std::{
     ffi::OsStr,
-    fs::{self, File, Metadata},
+    fs::{self, File, Metadata, TryLockError},
     io,
     os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, fchown},
     path::{Path, PathBuf},
@@ -192,10 +192,6 @@ impl FileTarget {
         if let Some(replaced) = &self.replaced {
             // Who may not give files away keeps this one.
             let _ = fchown(file.as_file(), Some(replaced.uid()), Some(replaced.gid()));
-            let permissions = replaced.permissions();
-            file.as_file()
-                .set_permissions(permissions)
-                .map_err(make_failed)?;
         }
         Ok(Unfinished { target: self, file })
     }
@@ -219,10 +215,10 @@ fn draft(folder: &Path, name: &OsStr) -> io::Result<NamedTempFile> {
             .prefix(&prefix)
             .suffix(DRAFT)
             .tempfile_in(folder)?;
-        // Where there are no locks, drafts are not removed either.
-        let _ = file.as_file().try_lock();
-        // Another restore may have taken it for one that was left, before it was locked.
-        if is_at(file.as_file(), file.path()) {
+        // Another restore may take it for one that was left, before it is locked. Where there are no locks, drafts
+        // are not removed either.
+        let is_taken = matches!(file.as_file().try_lock(), Err(TryLockError::WouldBlock));
+        if !is_taken && is_at(file.as_file(), file.path()) {
             return Ok(file);
         }
     }
@@ -240,10 +236,10 @@ fn is_draft(file_name: &OsStr, prefix: &OsStr) -> bool {
 fn remove_unlocked(draft: &Path) -> io::Result<()> {
     let file = File::options()
         .write(true)
-        .custom_flags(libc::O_NOFOLLOW)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(draft)?;
     file.try_lock()?;
-    if is_at(&file, draft) {
+    if file.metadata()?.is_file() && is_at(&file, draft) {
         fs::remove_file(draft)?;
         tracing::info!(path = %draft.display(), "removed what a restore that was killed left");
     }
@@ -290,6 +286,9 @@ impl Unfinished {
             None => file.persist_noclobber(path),
             Some(replaced) if is_as_it_was(path, replaced) => {
                 check_writers(path, replaced)?;
+                file.as_file()
+                    .set_permissions(replaced.permissions())
+                    .map_err(name_failed)?;
                 file.persist(path)
             }
             Some(_) => return Err(changed_meanwhile(path)),

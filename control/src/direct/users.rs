@@ -188,6 +188,12 @@ struct Thing {
     name: Option<String>,
 }
 
+impl Thing {
+    fn is_device(&self) -> bool {
+        matches!(self.same, Same::Device(_))
+    }
+}
+
 /// A thing itself, first; of a device its partitions, and what it lies on: the disk of a partition, what a
 /// mapping leads to, the image of a loop device.
 fn overlapping(thing: &Metadata) -> Vec<Thing> {
@@ -213,17 +219,22 @@ fn overlapping(thing: &Metadata) -> Vec<Thing> {
     found
 }
 
-/// The devices that this one lies on. LVM writes to those of its volumes at any time, and to no volume.
+/// The devices that this one lies on, without those that a program has open for writing as a matter of course: it
+/// makes the device of them (`nbd`), or writes metadata beside what is in it (LVM, `mdmon`).
 fn lies_on(folder: &Path) -> Vec<PathBuf> {
-    if folder.join("partition").exists() {
-        return folder.parent().map(Path::to_owned).into_iter().collect();
-    }
-    let uuid = fs::read_to_string(folder.join("dm/uuid")).unwrap_or_default();
-    if uuid.starts_with("LVM-") {
-        return Vec::new();
-    }
-    let slaves = entries(&folder.join("slaves")).into_iter();
-    slaves.filter_map(|it| fs::canonicalize(it).ok()).collect()
+    let says = |name: &str, word: &str| {
+        fs::read_to_string(folder.join(name)).is_ok_and(|it| it.starts_with(word))
+    };
+    let below: Vec<PathBuf> = if folder.join("partition").exists() {
+        folder.parent().map(Path::to_owned).into_iter().collect()
+    } else if says("dm/uuid", "LVM-") || says("md/metadata_version", "external:") {
+        Vec::new()
+    } else {
+        entries(&folder.join("slaves"))
+    };
+    let known = below.into_iter().filter_map(|it| fs::canonicalize(it).ok());
+    let is_of_a_program = |it: &PathBuf| it.join("pid").exists();
+    known.filter(|it| !is_of_a_program(it)).collect()
 }
 
 fn device_in(folder: &Path) -> Option<Thing> {
@@ -263,9 +274,15 @@ fn image_of(folder: &Path) -> Option<Thing> {
     })
 }
 
-/// Loop devices that write to one of these.
+/// Loop devices that write to one of these. Of an image each has a part of its own, perhaps.
 fn loop_devices(things: &[Thing]) -> Vec<String> {
-    let is_one = |same: Same| things.iter().any(|it| it.same == same);
+    let is_one = |same: Same| {
+        let mut whole = things
+            .iter()
+            .take(1)
+            .chain(things.iter().filter(|it| it.is_device()));
+        whole.any(|it| it.same == same)
+    };
     let is_writer = |folder: &PathBuf| {
         let image = image_of(folder)?;
         let own = device_in(folder)?;

@@ -396,12 +396,12 @@ pub enum Error {
     InUse(VolumeName),
 
     /// Another daemon owns the group, or what one began there goes on.
-    #[error(
-        "{group} is already served by another ringback, or a command that one began there has not ended yet"
-    )]
+    #[error("{group} is already served by another ringback{or}")]
     Owned {
         /// The group.
         group: String,
+        /// What else it may be.
+        or: &'static str,
     },
 
     /// The group is not there (any more).

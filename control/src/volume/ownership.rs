@@ -13,8 +13,13 @@ use super::Error;
 const POLL: Duration = Duration::from_millis(10);
 
 /// Locks the file at `path`, made if need be, for as long as it is open anywhere; waits for the
-/// last owner's so long.
-pub(super) fn take(path: &Path, group: &str, patience: Duration) -> Result<File, Error> {
+/// last owner's so long. `or` says what it may be but a daemon, as the error goes on.
+pub(super) fn take(
+    path: &Path,
+    group: &str,
+    or: &'static str,
+    patience: Duration,
+) -> Result<File, Error> {
     let file = OpenOptions::new()
         .mode(0o600)
         .read(true)
@@ -32,6 +37,7 @@ pub(super) fn take(path: &Path, group: &str, patience: Duration) -> Result<File,
             Err(TryLockError::WouldBlock) => {
                 return Err(Error::Owned {
                     group: group.to_owned(),
+                    or,
                 });
             }
         }

@@ -82,7 +82,11 @@ impl Group {
 
     pub(super) fn remove(&self, name: &VolumeName) -> Result<(), Error> {
         let entry = self.find(name)?;
-        self.detach(&entry)?;
+        let attached = self.attachments()?.of(&entry.metadata).len();
+        if let Err(refused) = self.detach(&entry) {
+            self.attach_to_as_many(&entry, attached);
+            return Err(refused);
+        }
         let folder = self.layout.folder(Part::Volumes, name);
         let trash = self.layout.move_to_trash(&folder)?;
         if let Err(error) = layout::delete(&trash) {
@@ -227,23 +231,30 @@ impl Group {
         first_failure
     }
 
-    /// Detaches all devices of a volume; one that somebody uses stays, and then the volume keeps a device.
     fn detach(&self, entry: &Entry) -> Result<(), Error> {
-        let attachments = self.attachments()?;
-        let mut are_gone = false;
-        for device in attachments.of(&entry.metadata) {
-            let detached = device.detach();
-            match detached.map_err(Error::io("detach", &device.path()))? {
-                Detached::Complete => are_gone = true,
-                Detached::InUse => {
-                    if are_gone {
-                        self.attach(&entry.image, entry.description.read_only)?;
-                    }
-                    return Err(Error::InUse(entry.name.clone()));
-                }
+        for device in self.attachments()?.of(&entry.metadata) {
+            match device
+                .detach()
+                .map_err(Error::io("detach", &device.path()))?
+            {
+                Detached::Complete => {}
+                Detached::InUse => return Err(Error::InUse(entry.name.clone())),
             }
         }
         Ok(())
+    }
+
+    /// Gives a volume that stays a device again for each that was detached before another one was in use.
+    fn attach_to_as_many(&self, entry: &Entry, before: usize) {
+        let attach = || {
+            for _ in self.attachments()?.of(&entry.metadata).len()..before {
+                self.attach(&entry.image, entry.description.read_only)?;
+            }
+            Ok::<_, Error>(())
+        };
+        if let Err(error) = attach() {
+            tracing::warn!(volume = %entry.name, "it has lost a device: {error}");
+        }
     }
 
     /// The volumes, without what only looks like one.

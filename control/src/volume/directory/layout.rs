@@ -83,7 +83,7 @@ impl Layout {
         make_folders(root)?;
         let root = root.canonicalize().map_err(Error::io("resolve", root))?;
         let group = root.display().to_string();
-        let lock = ownership::take(&root.join("lock"), &group, LOCK_PATIENCE)?;
+        let lock = ownership::take(&root.join("lock"), &group, "", LOCK_PATIENCE)?;
         let layout = Layout { root, _lock: lock };
         for part in Part::ALL {
             make_folders(&layout.part(part))?;

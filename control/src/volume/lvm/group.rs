@@ -37,6 +37,7 @@ const SLOW: Duration = Duration::from_secs(2);
 const STUCK: Duration = Duration::from_secs(600);
 
 /// Commands of a daemon that was killed hold its lock until they end.
+const ORPHAN: &str = ", or a command of LVM that one began has not ended yet";
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A volume group.
@@ -83,9 +84,10 @@ impl Group {
             locks.join(format!("{name}.lock")),
             format!("volume group {name}"),
         );
-        let lock = task::spawn_blocking(move || ownership::take(&path, &owned, LOCK_PATIENCE))
-            .await
-            .expect("it does not panic, and nobody stops the runtime while it starts")?;
+        let lock =
+            task::spawn_blocking(move || ownership::take(&path, &owned, ORPHAN, LOCK_PATIENCE))
+                .await
+                .expect("it does not panic, and nobody stops the runtime while it starts")?;
         let group = Arc::new(Group {
             name: name.to_owned(),
             command: Command::new(prefix),

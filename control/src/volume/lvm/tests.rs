@@ -276,8 +276,8 @@ async fn a_second_owner_is_refused_and_waits_for_a_command_that_outlived_the_fir
     let error = bed.open().await.expect_err("it is served");
     assert_eq!(
         error.to_string(),
-        "volume group vgtest is already served by another ringback, or a command that one began \
-         there has not ended yet"
+        "volume group vgtest is already served by another ringback, or a command of LVM that \
+         one began has not ended yet"
     );
     bed.forget_calls();
     // As after a kill: the process is gone, its command is not.
