@@ -350,10 +350,10 @@ mod tests {
             .expect("once");
         // It has begun to already.
         job.move_data();
-        job.progress.set_total(1 << 41);
-        job.progress.add_done(1 << 40);
+        job.progress.set_total(8 << 40);
+        job.progress.add_done(4 << 40);
         let said = job.describe();
-        assert!(said.starts_with("50.0 % of 2.0 TiB, 1.0 MiB/s, "), "{said}");
+        assert!(said.starts_with("50.0 % of 8.0 TiB, 4.0 MiB/s, "), "{said}");
     }
 
     #[test]
