@@ -283,7 +283,7 @@ impl RestoreJob {
             .stop
             .unless_asked(self.open(&access, config))
             .await?;
-        if planted::RENAME_FIRST {
+        if planted::rename_first() {
             let volume = volume.publish().await?;
             let target = Target::from(&volume.path);
             self.fill(config, turns, &repository, &backup, target, pending())

@@ -27,7 +27,7 @@ impl Group {
     /// sweep, out of its part, so that no name stays taken; what has no name of ours is left
     /// alone.
     fn sweep(&self) -> Result<(), Error> {
-        if planted::NO_SWEEP {
+        if planted::no_sweep() {
             return Ok(());
         }
         for part in [Part::Pending, Part::Temporary] {

@@ -13,7 +13,7 @@ impl Group {
     /// What cannot be removed is not listed, and is tried again.
     pub(super) async fn recover(self: &Arc<Self>) -> Result<(), Error> {
         let report = self.report().await?;
-        if planted::NO_SWEEP {
+        if planted::no_sweep() {
             return Ok(());
         }
         for row in &report.rows {
