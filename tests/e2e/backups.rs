@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ringback_proto::lvmd::{CreateBackupRequest, CreateLvRequest, StateType, data_source::S3};
+use ringback_proto::lvmd::{
+    CreateBackupRequest, CreateLvRequest, LogicalVolume, StateType, data_source::S3,
+};
 use tonic::Code;
 
 use crate::{
@@ -21,6 +23,24 @@ pub(crate) async fn bed() -> (Daemon, Client, Store) {
     let volume = client.create("data", 64 * MIB).await;
     fill(&volume.path, 4 * MIB, 32 * MIB, "content");
     (daemon, client, store)
+}
+
+/// A daemon with two classes of which `fast` is the default one, and a store.
+async fn bed_of_two() -> (Daemon, Client, Store) {
+    let daemon =
+        Daemon::with(|folder| class("fast", folder, 0, true) + &class("slow", folder, 0, false));
+    let (client, store) = (daemon.client().await, Store::start().await);
+    (daemon, client, store)
+}
+
+/// Makes `data` in `slow`.
+async fn create_slow(client: &Client) -> LogicalVolume {
+    let slow = CreateLvRequest {
+        device_class: "slow".to_owned(),
+        ..sized_bytes("data", 2 * MIB)
+    };
+    let made = ok(client.clone().lv.create_lv(slow).await);
+    made.volume.expect("the answer has the volume")
 }
 
 pub(crate) async fn assert_ends_in_error(
@@ -204,17 +224,11 @@ async fn a_volume_made_again_under_its_name_is_not_told_of_the_earlier_ones_back
 
 #[tokio::test(flavor = "multi_thread")]
 async fn how_a_backup_ended_is_told_also_when_its_volume_cannot_be_asked_about() {
-    let daemon =
-        Daemon::with(|folder| class("fast", folder, 0, true) + &class("slow", folder, 0, false));
-    let (client, store) = (daemon.client().await, Store::start().await);
+    let (_daemon, client, store) = bed_of_two().await;
     let volume = client.create("data", MIB).await;
     client.back_up("data", &store.s3("monday")).await;
     let request = backup("a-backup", "data", &store.s3("monday"));
-    let namesake = CreateLvRequest {
-        device_class: "slow".to_owned(),
-        ..sized_bytes("data", MIB)
-    };
-    ok(client.clone().lv.create_lv(namesake).await);
+    create_slow(&client).await;
     let state = client.poll(&request).await.expect("it is told");
     assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
 
@@ -226,15 +240,26 @@ async fn how_a_backup_ended_is_told_also_when_its_volume_cannot_be_asked_about()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn how_a_backup_ended_is_told_when_a_group_that_its_removed_volume_was_not_in_fails() {
+    let (_daemon, client, store) = bed_of_two().await;
+    client.create("data", MIB).await;
+    client.back_up("data", &store.s3("monday")).await;
+    let slow = create_slow(&client).await;
+    let record = Path::new(&slow.path).with_file_name("volume.json");
+    std::fs::write(record, "not a record").expect("writes");
+    client.remove("data").await.expect("it is removed");
+    let another = backup("another", "data", &store.s3("tuesday"));
+    let failed = client.poll(&another).await.expect_err("nobody knows");
+    assert!(failed.message().contains("volume.json"), "{failed}");
+    let request = backup("a-backup", "data", &store.s3("monday"));
+    let state = client.poll(&request).await.expect("that is known");
+    assert_eq!(state.state(), StateType::Complete, "{}", state.msg);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_handle_may_name_the_group_and_must_where_several_have_the_volume() {
-    let daemon =
-        Daemon::with(|folder| class("fast", folder, 0, true) + &class("slow", folder, 0, false));
-    let (client, store) = (daemon.client().await, Store::start().await);
-    let slow = CreateLvRequest {
-        device_class: "slow".to_owned(),
-        ..sized_bytes("data", 2 * MIB)
-    };
-    ok(client.clone().lv.create_lv(slow).await);
+    let (_daemon, client, store) = bed_of_two().await;
+    create_slow(&client).await;
     // In one group alone: found wherever it is.
     client.back_up("data", &store.s3("monday")).await;
     client.create("data", MIB).await;

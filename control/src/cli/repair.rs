@@ -17,7 +17,7 @@ use super::{
     interrupt::{interrupted, unless_interrupted},
     output, path,
     progress::Display,
-    store::{CREDENTIALS, StoreArgs, WorkArgs},
+    store::{CREDENTIALS, StoreArgs, TransferArgs},
     verify::{DepthArgs, lost_bytes, number_of, scope, to_json},
 };
 use crate::{direct::store::Store, jobs::Bytes};
@@ -42,7 +42,7 @@ pub(crate) struct Repair {
     #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
-    work: WorkArgs,
+    transfers: TransferArgs,
 }
 
 fn long_help() -> String {
@@ -69,7 +69,7 @@ impl Repair {
     pub(crate) async fn run(self, context: &Context) -> Result<(), CliError> {
         let repository = path::repository(&self.path)?;
         let way = self.store.way_to(&repository)?;
-        let store = Store::connect(&way, self.work.settings()).await?;
+        let store = Store::connect(&way, self.transfers.settings()).await?;
         let (repository, log) = store.open().await?;
         let stop = Stop::default();
         let work = stop.unless_asked(self.repair(&repository, log, context));

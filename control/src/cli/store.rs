@@ -167,32 +167,48 @@ pub(crate) struct WorkArgs {
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(32..=65536))]
     pub(crate) memory: Option<u32>,
 
-    /// Parts, or ranges of objects, under way to or from the store at once [default: 8]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub(crate) transfers: Option<u32>,
+    #[command(flatten)]
+    transfers: TransferArgs,
 
     /// Write where the time goes to this file, ten times a second, as lines of JSON.
     #[arg(long, value_name = "FILE")]
     pub(crate) stats: Option<PathBuf>,
 }
 
-impl WorkArgs {
+/// How much of the line it may take.
+#[derive(Args, Clone, Default)]
+#[command(next_help_heading = "Work")]
+pub(crate) struct TransferArgs {
+    /// Parts, or ranges of objects, under way to or from the store at once [default: 8]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    transfers: Option<u32>,
+}
+
+impl TransferArgs {
     pub(crate) fn settings(&self) -> DatapathSettings {
         let defaults = DatapathSettings::default();
         DatapathSettings {
-            // One job: the settings share three quarters out to a backup and a restore.
-            memory_mib: (self.memory.unwrap_or(BUFFERS_MIB) * 8).div_ceil(3),
             backups_max: 1,
             restores_max: 1,
             parts_in_flight: self.transfers.unwrap_or(defaults.parts_in_flight),
             ..defaults
         }
     }
+}
+
+impl WorkArgs {
+    pub(crate) fn settings(&self) -> DatapathSettings {
+        DatapathSettings {
+            // One job: the settings share three quarters out to a backup and a restore.
+            memory_mib: (self.memory.unwrap_or(BUFFERS_MIB) * 8).div_ceil(3),
+            ..self.transfers.settings()
+        }
+    }
 
     pub(crate) fn given(&self) -> [(&'static str, bool); 3] {
         [
             ("--memory", self.memory.is_some()),
-            ("--transfers", self.transfers.is_some()),
+            ("--transfers", self.transfers.transfers.is_some()),
             ("--stats", self.stats.is_some()),
         ]
     }

@@ -18,7 +18,7 @@ use super::{
     interrupt::{interrupted, unless_interrupted},
     output, path,
     progress::Display,
-    store::{CREDENTIALS, StoreArgs, WorkArgs},
+    store::{CREDENTIALS, StoreArgs, TransferArgs},
 };
 use crate::{
     config::DatapathSettings,
@@ -45,7 +45,7 @@ pub(crate) struct Verify {
     #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
-    work: WorkArgs,
+    transfers: TransferArgs,
 }
 
 /// How much is read.
@@ -94,7 +94,7 @@ fn long_help() -> String {
 impl Verify {
     pub(crate) async fn run(self, context: &Context) -> Result<(), CliError> {
         let whole = path::repository(&self.path)?;
-        let settings = self.work.settings();
+        let settings = self.transfers.settings();
         let way = self.store.way_to(&whole)?;
         let (store, opened) = match Opened::all(&way, settings.clone()).await {
             Err(error) if is_absent(&error) => {

@@ -8,7 +8,10 @@ use std::{
     ffi::OsStr,
     fs::{self, File, Metadata, TryLockError},
     io,
-    os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, fchown},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{FileTypeExt, MetadataExt, OpenOptionsExt, fchown},
+    },
     path::{Path, PathBuf},
 };
 
@@ -18,7 +21,7 @@ use nix::{
     unistd::{Whence, lseek64},
 };
 use ringback_datapath::{device, progress::Progress, restore::Ground, stop::Stop};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, PersistError};
 use tonic::Code;
 
 use super::{content, failed, refused, thin::Thin, users};
@@ -284,18 +287,22 @@ impl Unfinished {
             |error: io::Error| failed("give the restored file its name", path, &error);
         let named = match &target.replaced {
             None => file.persist_noclobber(path),
-            Some(replaced) if is_as_it_was(path, replaced) => {
-                check_writers(path, replaced)?;
+            Some(replaced) => {
                 file.as_file()
                     .set_permissions(replaced.permissions())
                     .map_err(name_failed)?;
+                if let Err(refusal) = check_writers(path, replaced) {
+                    return Err(kept(file, refusal));
+                }
+                if !is_as_it_was(path, replaced) {
+                    return Err(kept(file, changed_meanwhile(path)));
+                }
                 file.persist(path)
             }
-            Some(_) => return Err(changed_meanwhile(path)),
         };
         match named {
-            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(changed_meanwhile(path));
+            Err(PersistError { error, file }) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(kept(file, changed_meanwhile(path)));
             }
             named => named.map_err(|error| name_failed(error.error))?,
         };
@@ -303,6 +310,25 @@ impl Unfinished {
         File::open(folder)
             .and_then(|folder| folder.sync_all())
             .map_err(name_failed)
+    }
+}
+
+/// Keeps what was restored by a name of its own, `NAME.XXXXXX`, when it cannot have the one that it was made for.
+fn kept(file: NamedTempFile, refusal: Failure) -> Failure {
+    let hidden = file.path().with_extension("");
+    let name = hidden.file_name().unwrap_or_default().as_bytes();
+    let name = name.strip_prefix(b".").unwrap_or(name);
+    let path = hidden.with_file_name(OsStr::from_bytes(name));
+    match file.persist_noclobber(&path) {
+        Err(_) => refusal,
+        Ok(_) => Failure::new(
+            refusal.code,
+            format!(
+                "{}; what was restored is {}",
+                refusal.message,
+                path.display()
+            ),
+        ),
     }
 }
 

@@ -305,7 +305,7 @@ fn processes(things: &[Thing]) -> Vec<String> {
         .filter_map(|folder| folder.file_name()?.to_str()?.parse::<u32>().ok());
     ids.filter(|&id| id != own)
         .filter_map(|id| {
-            let written = things.iter().find(|it| writes(id, it.same))?;
+            let written = written_by(id, things)?;
             let program = fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default();
             let by_way = written.name.as_ref();
             let by_way = by_way.map_or_else(String::new, |name| format!(", by way of {name}"));
@@ -314,13 +314,17 @@ fn processes(things: &[Thing]) -> Vec<String> {
         .collect()
 }
 
-fn writes(process: u32, same: Same) -> bool {
+/// The first of these that a process has open for writing.
+fn written_by(process: u32, things: &[Thing]) -> Option<&Thing> {
     let folder = PathBuf::from(format!("/proc/{process}"));
-    entries(&folder.join("fd")).into_iter().any(|descriptor| {
-        let is_same = fs::metadata(&descriptor).is_ok_and(|it| Same::of(&it) == same);
+    let descriptors = entries(&folder.join("fd")).into_iter();
+    let written = descriptors.filter_map(|descriptor| {
+        let same = Same::of(&fs::metadata(&descriptor).ok()?);
+        let position = things.iter().position(|it| it.same == same)?;
         let number = descriptor.file_name().unwrap_or_default();
-        is_same && is_for_writing(&folder.join("fdinfo").join(number))
-    })
+        is_for_writing(&folder.join("fdinfo").join(number)).then_some(position)
+    });
+    things.get(written.min()?)
 }
 
 /// Reads the flags that a descriptor was opened with, an octal number.

@@ -17,6 +17,7 @@ use ringback_datapath::{
     store::{SharedCredentials, location::StoreConfig},
 };
 use ringback_proto::repository::Commit;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -104,10 +105,7 @@ impl BackupJobs {
         if let Some(state) = self.under_way(&self.jobs(), &request)? {
             return Ok(state);
         }
-        let located = match self.is_still_there(&request).await {
-            Some(located) => Some(located),
-            None => self.groups.find(&request.volume_handle).await?,
-        };
+        let located = self.locate(&request).await?;
         if let Some(state) = self.known_or_begun(&request, &store, located)? {
             return Ok(state);
         }
@@ -184,19 +182,22 @@ impl BackupJobs {
         Ok(Some(BackupState::InProgress(job.describe())))
     }
 
-    /// The volume of the job that did this and is over, unless it is known to have gone: how that ended can be
-    /// told when its group cannot be asked, too.
-    async fn is_still_there(&self, request: &CreateBackup) -> Option<Located> {
+    /// The volume. How a job ended can be told when no group can be asked, too: unless its volume is known to have
+    /// gone, it is that, and then there is another one if a group says so soon.
+    async fn locate(&self, request: &CreateBackup) -> Result<Option<Located>, Failure> {
+        let found = self.groups.find(&request.volume_handle);
         let job = self.get(&request.name);
-        let job = job.filter(|job| job.is_over() && job.is_of(request))?;
-        let Located { group, volume, .. } = &job.located;
-        let asked = tokio::time::timeout(ASK_PATIENCE, group.get_soon(&volume.name)).await;
-        let has_gone = match asked {
-            Ok(Ok(Soon::Found(there))) => there.identity != volume.identity,
-            Ok(Ok(Soon::Absent)) => true,
-            Ok(Ok(Soon::Unknown) | Err(_)) | Err(_) => false,
+        let Some(job) = job.filter(|job| job.is_over() && job.is_of(request)) else {
+            return found.await;
         };
-        (!has_gone).then(|| job.located.clone())
+        let Located { group, volume, .. } = &job.located;
+        match timeout(ASK_PATIENCE, group.get_soon(&volume.name)).await {
+            Ok(Ok(Soon::Found(there))) if there.identity != volume.identity => {}
+            Ok(Ok(Soon::Absent | Soon::Unknown)) => {}
+            Ok(Ok(Soon::Found(_)) | Err(_)) | Err(_) => return Ok(Some(job.located.clone())),
+        }
+        let found = timeout(ASK_PATIENCE, found).await;
+        Ok(found.ok().and_then(Result::ok).flatten())
     }
 
     /// What is known here of the backup of this volume; else it is begun, if there is a volume.
@@ -256,7 +257,7 @@ impl BackupJobs {
             let passphrase = request.source.encryption_key.as_ref();
             repository::find(s3, passphrase, path.name()).await
         };
-        let found = tokio::time::timeout(ASK_PATIENCE, asked).await.map_err(|_| {
+        let found = timeout(ASK_PATIENCE, asked).await.map_err(|_| {
             Failure::new(
                 Code::Unavailable,
                 format!(

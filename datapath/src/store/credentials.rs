@@ -54,11 +54,20 @@ impl Held {
 pub struct WeakCredentials(Weak<watch::Sender<Held>>);
 
 impl WeakCredentials {
-    /// See [`SharedCredentials::replace`].
+    /// From now on, sign with these. Credentials of another kind (static ones, a profile, the chain) are for
+    /// the next job: this one goes on with what it has.
     pub fn replace(&self, credentials: Credentials) {
-        if let Some(held) = self.0.upgrade() {
-            replace(&held, credentials);
-        }
+        let Some(held) = self.0.upgrade() else {
+            return;
+        };
+        held.send_if_modified(|held| {
+            let is_other = held.credentials != credentials
+                && discriminant(&held.credentials) == discriminant(&credentials);
+            if is_other {
+                *held = Held::new(credentials);
+            }
+            is_other
+        });
     }
 
     /// See [`SharedCredentials::have_expired`].
@@ -77,18 +86,12 @@ impl SharedCredentials {
     }
 
     /// Begins with these. Once their token has expired, requests wait until they are
-    /// [replaced](Self::replace), for as long as the store's patience lasts.
+    /// [replaced](WeakCredentials::replace), for as long as the store's patience lasts.
     pub fn renewable(credentials: Credentials) -> Self {
         Self {
             renewable: true,
             ..Self::new(credentials)
         }
-    }
-
-    /// From now on, sign with these. Credentials of another kind (static ones, a profile, the chain) are for
-    /// the next job: this one goes on with what it has.
-    pub fn replace(&self, credentials: Credentials) {
-        replace(&self.held, credentials);
     }
 
     /// For who may replace them.
@@ -155,17 +158,6 @@ impl SharedCredentials {
             )),
         }
     }
-}
-
-fn replace(held: &watch::Sender<Held>, credentials: Credentials) {
-    held.send_if_modified(|held| {
-        let is_other = held.credentials != credentials
-            && discriminant(&held.credentials) == discriminant(&credentials);
-        if is_other {
-            *held = Held::new(credentials);
-        }
-        is_other
-    });
 }
 
 impl fmt::Debug for SharedCredentials {

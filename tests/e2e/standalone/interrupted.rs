@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::Bed;
 use crate::{
     harness::{DEADLINE, MIB, signal, wait_for},
-    store::{Store, fill},
+    store::{Store, assert_same_content, fill},
 };
 
 /// Starts a command whose output is read when it has ended.
@@ -157,5 +157,10 @@ async fn what_a_killed_restore_left_goes_with_the_next_one_and_what_is_being_fil
         said.contains("again.img was made or changed by somebody else"),
         "{said}"
     );
-    assert_eq!(bed.files().len(), before + 1);
+    let (_, kept) = said
+        .trim_end()
+        .rsplit_once("what was restored is ")
+        .expect("it is kept");
+    assert_same_content(&disk, kept);
+    assert_eq!(bed.files().len(), before + 2);
 }

@@ -83,12 +83,15 @@ impl Group {
     pub(super) fn remove(&self, name: &VolumeName) -> Result<(), Error> {
         let entry = self.find(name)?;
         let attached = self.attachments()?.of(&entry.metadata).len();
-        if let Err(refused) = self.detach(&entry) {
-            self.attach_to_as_many(&entry, attached);
-            return Err(refused);
-        }
         let folder = self.layout.folder(Part::Volumes, name);
-        let trash = self.layout.move_to_trash(&folder)?;
+        let detached = self.detach(&entry);
+        let trash = detached
+            .and_then(|()| self.layout.move_to_trash(&folder))
+            .inspect_err(|_| {
+                if entry.image.exists() {
+                    self.attach_to_as_many(&entry, attached);
+                }
+            })?;
         if let Err(error) = layout::delete(&trash) {
             // The volume is gone; only its room is not free yet.
             tracing::warn!(volume = %name, "left for the next start to delete: {error}");

@@ -37,8 +37,8 @@ const SLOW: Duration = Duration::from_secs(2);
 const STUCK: Duration = Duration::from_secs(600);
 
 /// Commands of a daemon that was killed hold its lock until they end.
-const ORPHAN: &str = ", or a command of LVM that one began has not ended yet";
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+const ORPHAN: &str = ", or a command of LVM that one began has not ended yet";
 
 /// A volume group.
 #[derive(Debug)]

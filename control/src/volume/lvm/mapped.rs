@@ -64,11 +64,6 @@ pub(super) async fn let_go_of_left(group: &Group, pool: &str) {
     let_go_of_left_once(group, pool, &mut is_free).await;
 }
 
-/// Has whoever holds the metadata of a pool let go of it.
-pub(super) fn call_back(group: &Group, pool: &str) {
-    group.metadata(pool).called_back.send_replace(());
-}
-
 /// The same in turn, unless that was done before.
 async fn let_go_of_left_once(group: &Group, pool: &str, is_free: &mut bool) {
     if *is_free {
@@ -91,6 +86,11 @@ async fn let_go_of_left_once(group: &Group, pool: &str, is_free: &mut bool) {
         }
     }
     *is_free = true;
+}
+
+/// Has whoever holds the metadata of a pool let go of it.
+pub(super) fn call_back(group: &Group, pool: &str) {
+    group.metadata(pool).called_back.send_replace(());
 }
 
 async fn ask(
