@@ -180,7 +180,8 @@ async fn killed_between_rename_and_the_last_tag_a_volume_is_there_and_whole() {
             .await
             .expect("it answers");
         is_held().await;
-        assert_eq!(bed.names(class).await, ["again", "data"]);
+        // Callers may be told what there was before, as long as this change takes.
+        assert!(device("again").exists(), "it has its name");
         bed.daemon.kill();
         give_up().await;
         boot();
@@ -390,6 +391,8 @@ async fn a_snapshot_is_as_large_as_its_source_has_become_meanwhile() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_written_to_a_filesystem_is_on_the_disk_before_lvm_is_asked_for_a_snapshot() {
     const WRITTEN: u64 = 24 * MIB;
+    // The kernel writes nothing out by itself, however slow the machine is.
+    fs::write("/proc/sys/vm/dirty_writeback_centisecs", "0").expect("can be set");
     let bed = bed().await;
     for class in CLASSES {
         bed.create(class, "data", 64 * MIB).await;
@@ -404,8 +407,8 @@ async fn what_was_written_to_a_filesystem_is_on_the_disk_before_lvm_is_asked_for
             sectors.parse::<u64>().expect("a number") * 512
         };
         let write_and_hold = |word| {
-            let before = written_bytes();
-            fs::write("/mnt/file", noise(word, WRITTEN)).expect("writes");
+            let (noise, before) = (noise(word, WRITTEN), written_bytes());
+            fs::write("/mnt/file", noise).expect("writes");
             assert!(written_bytes() - before < WRITTEN / 2, "it is in memory");
             hold(word);
             before
