@@ -1,6 +1,6 @@
 //! `kill -9` of the daemon, and of nothing else: LVM's commands go on.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{fs, io::Write as _, path::Path, process::Command, time::Duration};
 
 use nix::sys::signal::Signal;
 use ringback_proto::lvmd::{CreateLvSnapshotRequest, RemoveLvRequest, StateType};
@@ -394,7 +394,9 @@ async fn a_snapshot_is_as_large_as_its_source_has_become_meanwhile() {
 async fn what_was_written_to_a_filesystem_is_on_the_disk_before_lvm_is_asked_for_a_snapshot() {
     const WRITTEN: u64 = 24 * MIB;
     // The kernel writes nothing out by itself, however slow the machine is.
-    fs::write("/proc/sys/vm/dirty_writeback_centisecs", "0").expect("can be set");
+    let writes_itself = "/proc/sys/vm/dirty_writeback_centisecs";
+    let centiseconds = fs::read(writes_itself).expect("can be read");
+    fs::write(writes_itself, "0").expect("can be set");
     let bed = bed().await;
     for class in CLASSES {
         bed.create(class, "data", 64 * MIB).await;
@@ -410,7 +412,13 @@ async fn what_was_written_to_a_filesystem_is_on_the_disk_before_lvm_is_asked_for
         };
         let write_and_hold = |word| {
             let (noise, before) = (noise(word, WRITTEN), written_bytes());
-            fs::write("/mnt/file", noise).expect("writes");
+            // In place: what a truncated file is filled with, ext4 writes out at once.
+            let file = fs::File::options()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open("/mnt/file");
+            file.expect("opens").write_all(&noise).expect("writes");
             assert!(written_bytes() - before < WRITTEN / 2, "it is in memory");
             hold(word);
             before
@@ -447,6 +455,7 @@ async fn what_was_written_to_a_filesystem_is_on_the_disk_before_lvm_is_asked_for
         run(&["umount", "/mnt"]);
         bed.remove(class, "data").await.expect("it is removed");
     }
+    fs::write(writes_itself, centiseconds).expect("can be set");
     bed.assert_left(&[]);
 }
 
