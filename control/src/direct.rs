@@ -7,6 +7,7 @@
 
 pub mod backup;
 mod content;
+mod draft;
 mod identity;
 pub mod restore;
 mod source;

@@ -194,6 +194,10 @@ impl TransferArgs {
             ..defaults
         }
     }
+
+    fn is_given(&self) -> bool {
+        self.transfers.is_some()
+    }
 }
 
 impl WorkArgs {
@@ -208,7 +212,7 @@ impl WorkArgs {
     pub(crate) fn given(&self) -> [(&'static str, bool); 3] {
         [
             ("--memory", self.memory.is_some()),
-            ("--transfers", self.transfers.transfers.is_some()),
+            ("--transfers", self.transfers.is_given()),
             ("--stats", self.stats.is_some()),
         ]
     }

@@ -5,18 +5,13 @@
 //! is whole; a device cannot.
 
 use std::{
-    ffi::OsStr,
-    fs::{self, File, Metadata, TryLockError},
+    fs::{self, File, Metadata},
     io,
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{FileTypeExt, MetadataExt, OpenOptionsExt, fchown},
-    },
+    os::unix::fs::{FileTypeExt, MetadataExt, fchown},
     path::{Path, PathBuf},
 };
 
 use nix::{
-    libc,
     sys::statvfs::fstatvfs,
     unistd::{Whence, lseek64},
 };
@@ -24,14 +19,11 @@ use ringback_datapath::{device, progress::Progress, restore::Ground, stop::Stop}
 use tempfile::{NamedTempFile, PersistError};
 use tonic::Code;
 
-use super::{content, failed, refused, thin::Thin, users};
+use super::{content, draft, failed, refused, thin::Thin, users};
 use crate::failure::Failure;
 
 /// Zeroed at once: between two of these a restore can be given up.
 const ZERO_STEP_BYTES: u64 = 256 << 20;
-
-/// How the names of files end that are being filled.
-const DRAFT: &str = ".ringback";
 
 /// A place that may be written to.
 pub(super) enum Target {
@@ -189,7 +181,7 @@ impl FileTarget {
         let folder = self.path.parent().expect("a file lies in a folder");
         let make_failed = |error: io::Error| failed("make a file in", folder, &error);
         let name = self.path.file_name().unwrap_or_default();
-        let file = draft(folder, name).map_err(make_failed)?;
+        let file = draft::begin(folder, name).map_err(make_failed)?;
         check_room(&self.path, file.as_file(), stored_bytes)?;
         file.as_file().set_len(bytes).map_err(make_failed)?;
         if let Some(replaced) = &self.replaced {
@@ -198,61 +190,6 @@ impl FileTarget {
         }
         Ok(Unfinished { target: self, file })
     }
-}
-
-/// Makes a file in a folder that will have this name, locked as long as somebody fills it. What killed
-/// restores left of such files goes: nobody has these locked.
-fn draft(folder: &Path, name: &OsStr) -> io::Result<NamedTempFile> {
-    let mut prefix = OsStr::new(".").to_owned();
-    prefix.push(name);
-    prefix.push(".");
-    for left in fs::read_dir(folder)?.flatten() {
-        if is_draft(&left.file_name(), &prefix) {
-            // It is there for the next one, too.
-            let _ = remove_unlocked(&left.path());
-        }
-    }
-    loop {
-        // Its owner alone may read it, as the device that it is an image of.
-        let file = tempfile::Builder::new()
-            .prefix(&prefix)
-            .suffix(DRAFT)
-            .tempfile_in(folder)?;
-        // Another restore may take it for one that was left, before it is locked. Where there are no locks, drafts
-        // are not removed either.
-        let is_taken = matches!(file.as_file().try_lock(), Err(TryLockError::WouldBlock));
-        if !is_taken && is_at(file.as_file(), file.path()) {
-            return Ok(file);
-        }
-    }
-}
-
-/// `.NAME.XXXXXX.ringback`
-fn is_draft(file_name: &OsStr, prefix: &OsStr) -> bool {
-    let file_name = file_name.as_encoded_bytes();
-    let random = file_name
-        .strip_prefix(prefix.as_encoded_bytes())
-        .and_then(|rest| rest.strip_suffix(DRAFT.as_bytes()));
-    random.is_some_and(|it| it.len() == 6 && it.iter().all(u8::is_ascii_alphanumeric))
-}
-
-fn remove_unlocked(draft: &Path) -> io::Result<()> {
-    let file = File::options()
-        .write(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(draft)?;
-    file.try_lock()?;
-    if file.metadata()?.is_file() && is_at(&file, draft) {
-        fs::remove_file(draft)?;
-        tracing::info!(path = %draft.display(), "removed what a restore that was killed left");
-    }
-    Ok(())
-}
-
-fn is_at(file: &File, path: &Path) -> bool {
-    let facts = |it: Metadata| (it.dev(), it.ino());
-    let here = file.metadata().map(facts);
-    fs::symlink_metadata(path).is_ok_and(|it| here.is_ok_and(|here| here == facts(it)))
 }
 
 fn check_room(path: &Path, file: &File, needed_bytes: u64) -> Result<(), Failure> {
@@ -291,11 +228,8 @@ impl Unfinished {
                 file.as_file()
                     .set_permissions(replaced.permissions())
                     .map_err(name_failed)?;
-                if let Err(refusal) = check_writers(path, replaced) {
+                if let Err(refusal) = check_unused(path, replaced) {
                     return Err(kept(file, refusal));
-                }
-                if !is_as_it_was(path, replaced) {
-                    return Err(kept(file, changed_meanwhile(path)));
                 }
                 file.persist(path)
             }
@@ -313,23 +247,22 @@ impl Unfinished {
     }
 }
 
-/// Keeps what was restored by a name of its own, `NAME.XXXXXX`, when it cannot have the one that it was made for.
-fn kept(file: NamedTempFile, refusal: Failure) -> Failure {
-    let hidden = file.path().with_extension("");
-    let name = hidden.file_name().unwrap_or_default().as_bytes();
-    let name = name.strip_prefix(b".").unwrap_or(name);
-    let path = hidden.with_file_name(OsStr::from_bytes(name));
-    match file.persist_noclobber(&path) {
-        Err(_) => refusal,
-        Ok(_) => Failure::new(
-            refusal.code,
-            format!(
-                "{}; what was restored is {}",
-                refusal.message,
-                path.display()
-            ),
-        ),
+/// Keeps what was restored by a name of its own, when it cannot have the one that it was made for.
+fn kept(file: NamedTempFile, mut refusal: Failure) -> Failure {
+    if let Ok(path) = draft::keep(file) {
+        let told = format!("; what was restored is {}", path.display());
+        refusal.message.push_str(&told);
     }
+    refusal
+}
+
+/// The last look at what is about to be replaced.
+fn check_unused(path: &Path, before: &Metadata) -> Result<(), Failure> {
+    check_writers(path, before)?;
+    if is_as_it_was(path, before) {
+        return Ok(());
+    }
+    Err(changed_meanwhile(path))
 }
 
 fn is_as_it_was(path: &Path, before: &Metadata) -> bool {

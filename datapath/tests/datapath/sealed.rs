@@ -166,6 +166,7 @@ async fn a_stopped_encrypted_backup_is_gone_on_with_in_packs_of_its_own() {
     };
     let (backup, ()) = tokio::join!(client.stoppable_backup(&volume, "one", &stop), stopped);
     assert_eq!(backup.expect_err("stopped").kind(), ErrorKind::Stopped);
+    bed.store_is_idle().await;
     let left = objects(&bed).await;
     let packs = left.iter().filter(|(name, _)| name.starts_with("data/"));
     let whole: u64 = packs.map(|(_, bytes)| bytes.len() as u64).sum();

@@ -44,7 +44,7 @@ fn total(packs: &[Listed]) -> u64 {
     packs.iter().map(|pack| pack.bytes).sum()
 }
 
-/// Backs up until half of the volume has arrived, and then does this to it.
+/// Backs up until half of the volume has arrived, does this to it, and waits until the store is at rest.
 async fn stop_half_way(bed: &Bed, volume: &Path, name: &str, how: impl Fn(&Stop)) {
     stop_after(bed, volume, name, VOLUME_BYTES / 2, how).await;
 }
@@ -77,6 +77,7 @@ async fn stop_after(bed: &Bed, volume: &Path, name: &str, bytes: u64, how: impl 
     let (backup, ()) = tokio::join!(backup, stopped);
     let error = backup.expect_err("stopped");
     assert_eq!(error.kind(), ErrorKind::Stopped, "{error}");
+    bed.store_is_idle().await;
 }
 
 /// Bytes that the endpoint receives while this is done.

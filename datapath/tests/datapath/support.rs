@@ -90,6 +90,21 @@ impl Bed {
         }
     }
 
+    /// Waits until the store has taken or dropped what a stopped backup had under way.
+    pub(crate) async fn store_is_idle(&self) {
+        let is_idle = || {
+            let operations = self.endpoint.counters().operations;
+            operations.values().all(|it| it.active == 0)
+        };
+        let waited = async {
+            while !is_idle() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(60), waited);
+        waited.await.expect("the store comes to rest");
+    }
+
     /// A sparse volume with these extents of data.
     pub(crate) fn volume(&self, name: &str, bytes: u64, extents: &[(u64, Vec<u8>)]) -> PathBuf {
         let path = self.folder.path().join(name);
