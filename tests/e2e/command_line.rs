@@ -311,12 +311,12 @@ async fn a_refusal_goes_to_standard_error_and_ends_with_the_code_of_its_kind() {
         (
             "backup data file:///mnt/usb/team/monday",
             2,
-            "names a folder; only commands that work by themselves take one",
+            "not in file:///mnt/usb/team/monday; written ./data it is a file of this host",
         ),
         (
             "restore file:///mnt/usb/team/monday again",
             2,
-            "names a folder; only commands that work by themselves take one",
+            "not in file:///mnt/usb/team/monday; written ./again it is a file of this host",
         ),
         ("restore s3://backups/team/monday again", 3, "(NotFound)"),
         (

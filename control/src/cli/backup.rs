@@ -16,7 +16,7 @@ use super::{
     exit::{CliError, EXIT_CODES, Exit},
     interrupt::{interrupted, unless_interrupted},
     list, output, path,
-    place::{Place, check_order, hint_at_path, refuse_options},
+    place::{Place, check_order, hint_at_path, refuse_folder, refuse_options},
     progress::{follow, follow_direct},
     stats,
     store::{CREDENTIALS, StoreArgs, WorkArgs},
@@ -106,6 +106,7 @@ impl Backup {
                     "backup",
                     "what to back up first, then s3://... or file:///...",
                 )?;
+                refuse_folder(&self.path, &volume)?;
                 let asked = self.ask_daemon(volume.clone(), context).await;
                 asked.map_err(|error| hint_at_path(error, &volume))
             }

@@ -8,13 +8,19 @@ use ringback_datapath::store::{
 use super::exit::CliError;
 use crate::names::Invalid;
 
-const SCHEMES: [&str; 2] = ["s3://", "file:"];
+const FOLDER_SCHEME: &str = "file:";
+const SCHEMES: [&str; 2] = ["s3://", FOLDER_SCHEME];
 const BACKUP: &str = "s3://bucket/repository/backup-name or file:///repository/backup-name";
 const REPOSITORY: &str = "s3://bucket/repository or file:///repository";
 
 /// Whether this is meant as a place for backups.
 pub(crate) fn is_place(text: &str) -> bool {
     SCHEMES.iter().any(|scheme| text.starts_with(scheme))
+}
+
+/// Whether this is meant as a place in a folder.
+pub(crate) fn is_folder(text: &str) -> bool {
+    text.starts_with(FOLDER_SCHEME)
 }
 
 /// Reads `s3://bucket/repository/backup-name`, or `file:///repository/backup-name`.

@@ -65,6 +65,26 @@ pub(crate) fn refuse_options(
     }
 }
 
+/// Refuses a folder as the place of a volume's backup: the daemon reaches S3 alone.
+pub(crate) fn refuse_folder(backup: &str, volume: &str) -> Result<(), CliError> {
+    if !path::is_folder(backup) {
+        return Ok(());
+    }
+    let backup = without_user_info(backup);
+    Err(CliError::usage(format!(
+        "{volume:?} is a volume of the daemon, whose backups lie in S3 (s3://...) and not in {backup}; \
+         written ./{volume} it is a file of this host, which takes no daemon"
+    )))
+}
+
+/// Adds to an error of a daemon that does not answer that a file takes none.
+pub(crate) fn hint_at_file(mut error: CliError, volume: &str) -> CliError {
+    error.message.push_str(&format!(
+        ". Written ./{volume} it is a file, which takes no daemon"
+    ));
+    error
+}
+
 /// Adds to an error about a volume what its caller may have meant.
 pub(crate) fn hint_at_path(mut error: CliError, volume: &str) -> CliError {
     if Path::new(volume).exists() {

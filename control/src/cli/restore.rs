@@ -15,7 +15,7 @@ use super::{
     exit::{CliError, EXIT_CODES, Exit},
     interrupt::{interrupted, unless_interrupted},
     lv, output, path,
-    place::{Place, check_order, refuse_options},
+    place::{Place, check_order, hint_at_file, refuse_folder, refuse_options},
     progress::{follow, follow_direct},
     stats,
     store::{CREDENTIALS, StoreArgs, WorkArgs},
@@ -90,6 +90,7 @@ impl Restore {
                     "restore",
                     "s3://... or file:///... first, then the target",
                 )?;
+                refuse_folder(&self.path, &volume)?;
                 self.ask_daemon(volume, context).await
             }
         }
@@ -140,7 +141,8 @@ impl Restore {
         ];
         refuse_options(&given, &volume, paths)?;
         refuse_options(&self.work.given(), &volume, paths)?;
-        let client = Client::connect(&context.socket).await?;
+        let connected = Client::connect(&context.socket).await;
+        let client = connected.map_err(|error| hint_at_file(error, &volume))?;
         let size_gb = match self.size {
             Some(bytes) => whole_gib(bytes)?,
             None => {

@@ -145,6 +145,8 @@ async fn a_store_that_nobody_answers_for_ends_with_5_soon_and_a_file_is_no_volum
         5,
         "There is a file \"disk.img\" here: written ./disk.img it is taken",
     );
+    let volume = bed.run("restore s3://backups/vms/monday again.img");
+    assert_failed(&volume, 5, "Written ./again.img it is a file");
 }
 
 #[tokio::test(flavor = "multi_thread")]
