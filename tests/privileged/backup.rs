@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     bed::{Daemon, Sink, User},
-    support::{MIB, Mount, make_ext4, run},
+    support::{Folder, MIB, run},
 };
 
 const GIB: u64 = 1 << 30;
@@ -53,10 +53,10 @@ fn proc_number(path: &str, key: &str) -> u64 {
 #[test]
 fn a_sparse_20_gib_volume_with_3_gib_of_data_comes_back_and_the_daemon_stays_under_300_mib() {
     // A group promises a volume's whole size: room for two, of which 9 GiB are ever taken.
-    let ext4 = Ext4::new(64 * GIB);
-    let group = ext4.path().join("group");
+    let folder = Folder::on_ext4(64 * GIB);
+    let group = &folder.path;
     let sink = Sink::start();
-    let daemon = Daemon::start(&sink, &group, "{}", User::Root);
+    let daemon = Daemon::start(&sink, group, "{}", User::Root);
     daemon.ringback(&["lv", "create", "data", "--size", "20GiB"]);
     let source = daemon.path_of("data");
     assert!(source.starts_with("/dev"), "{}", source.display());
@@ -77,8 +77,6 @@ fn a_sparse_20_gib_volume_with_3_gib_of_data_comes_back_and_the_daemon_stays_und
     let (original, restored) = (allocated("data"), allocated("again"));
     println!("allocated: {original} bytes before, {restored} after");
     assert!(restored <= original + MIB, "{original} {restored}");
-    daemon.ringback(&["lv", "remove", "data"]);
-    daemon.ringback(&["lv", "remove", "again"]);
 }
 
 /// What the kernel counted over one backup.
@@ -108,41 +106,16 @@ impl Counted {
     }
 }
 
-/// An ext4 of its own, mounted.
-struct Ext4 {
-    mount: Mount,
-    _place: tempfile::TempDir,
-}
-
-impl Ext4 {
-    fn new(bytes: u64) -> Self {
-        let place = tempfile::tempdir().expect("a folder");
-        let image = place.path().join("ext4");
-        let file = File::create(&image).expect("makes a file");
-        file.set_len(bytes).expect("makes it large");
-        make_ext4(&image);
-        let mount = Mount::new(&image, &place.path().join("mount"));
-        Self {
-            mount,
-            _place: place,
-        }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.mount.0.clone()
-    }
-}
-
 /// Backs a volume with 256 MiB of data up and watches the daemon meanwhile.
 fn count(datapath: &str) -> Counted {
-    let ext4 = Ext4::new(2 * GIB);
-    let group = ext4.path().join("group");
+    let folder = Folder::on_ext4(2 * GIB);
+    let group = &folder.path;
     let sink = Sink::start();
-    let daemon = Daemon::start(&sink, &group, datapath, User::Root);
+    let daemon = Daemon::start(&sink, group, datapath, User::Root);
     daemon.ringback(&["lv", "create", "data", "--size", "1GiB"]);
     let mapped_bytes = 256 * MIB;
     scatter(&daemon.path_of("data"), GIB, mapped_bytes, 16 * MIB);
-    run(Command::new("sync").arg("-f").arg(&group));
+    run(Command::new("sync").arg("-f").arg(group));
     fs::write("/proc/sys/vm/drop_caches", "3").expect("drops the page cache");
 
     let io = format!("/proc/{}/io", daemon.pid());
@@ -154,7 +127,7 @@ fn count(datapath: &str) -> Counted {
         .expect("starts");
     let mut saw_o_direct = false;
     let status = loop {
-        saw_o_direct |= has_o_direct(daemon.pid(), &group);
+        saw_o_direct |= has_o_direct(daemon.pid(), group);
         if let Some(status) = backup.try_wait().expect("waits") {
             break status;
         }
@@ -162,8 +135,6 @@ fn count(datapath: &str) -> Counted {
     };
     assert!(status.success(), "{}", daemon.log());
     let after = (proc_number(&io, "read_bytes:"), proc_number(&io, "rchar:"));
-    // Its loop device would keep the filesystem busy.
-    daemon.ringback(&["lv", "remove", "data"]);
     Counted {
         mapped_bytes,
         read_bytes: after.0 - before.0,
@@ -218,10 +189,12 @@ fn without_the_memlock_limit_for_registration_it_works_and_says_so() {
 }
 
 fn assert_comes_back(datapath: &str, user: User, log_says: &str) {
-    let place = tempfile::tempdir().expect("a folder");
-    run(Command::new("chmod").arg("755").arg(place.path()));
+    let folder = Folder::on_tmp();
+    run(Command::new("chmod")
+        .arg("755")
+        .arg(folder.temporary.path()));
     let sink = Sink::start();
-    let daemon = Daemon::start(&sink, &place.path().join("group"), datapath, user);
+    let daemon = Daemon::start(&sink, &folder.path, datapath, user);
     daemon.ringback(&["lv", "create", "data", "--size", "1GiB"]);
     let source = daemon.path_of("data");
     scatter(&source, GIB, 64 * MIB, MIB);
@@ -230,6 +203,4 @@ fn assert_comes_back(datapath: &str, user: User, log_says: &str) {
     assert_eq!(sha256(&daemon.path_of("again")), sha256(&source));
     let log = daemon.log();
     assert!(log.contains(log_says), "{log}");
-    daemon.ringback(&["lv", "remove", "data"]);
-    daemon.ringback(&["lv", "remove", "again"]);
 }

@@ -71,9 +71,9 @@ fn entries(group: &Path, part: &str) -> Vec<String> {
 #[test]
 fn a_disk_that_becomes_full_ends_a_restore_and_nothing_is_left_of_it() {
     let disk = Folder::on_ext4(DISK_BYTES);
-    let elsewhere = tempfile::tempdir().expect("a folder");
+    let elsewhere = Folder::on_tmp();
     let sink = Sink::start();
-    let origin = Daemon::start(&sink, &elsewhere.path().join("group"), "{}", User::Root);
+    let origin = Daemon::start(&sink, &elsewhere.path, "{}", User::Root);
     origin.ringback(&["lv", "create", "data", "--size", "1GiB"]);
     fill(&origin.path_of("data"), DATA_BYTES);
     origin.ringback(&["backup", "data", "s3://backups/repo/one"]);
@@ -137,15 +137,10 @@ fn has_room(file: &Path) -> bool {
 #[test]
 fn a_full_disk_costs_the_copies_of_index_segments_and_no_backup() {
     let disk = Folder::on_ext4(64 * MIB);
-    let elsewhere = tempfile::tempdir().expect("a folder");
+    let elsewhere = Folder::on_tmp();
     let sink = Sink::start();
     let settings = format!("{{cache-directory: {}}}", disk.path.join("cache").display());
-    let daemon = Daemon::start(
-        &sink,
-        &elsewhere.path().join("group"),
-        &settings,
-        User::Root,
-    );
+    let daemon = Daemon::start(&sink, &elsewhere.path, &settings, User::Root);
     daemon.ringback(&["lv", "create", "data", "--size", "64MiB"]);
     let warnings = || {
         let warning = "going on without the cache of index segments";
