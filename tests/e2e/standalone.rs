@@ -299,6 +299,33 @@ async fn a_compression_on_request_is_told_and_a_wrong_one_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn volumes_of_nothing_of_a_byte_and_of_a_tebibyte_make_the_round_trip() {
+    let bed = Bed::new().await;
+    for (name, bytes, says) in [
+        ("nothing", 0, "0 B backed up; "),
+        ("byte", 1, "1 B backed up: 1 B new; "),
+        ("huge", 1 << 40, "1.0 TiB backed up: "),
+    ] {
+        let file = File::create_new(bed.path(name)).expect("makes a file");
+        file.set_len(bytes).expect("makes it large");
+        if bytes > 0 {
+            file.write_all_at(b"e", bytes - 1).expect("writes");
+        }
+        drop(file);
+        let told = bed.lines(&format!("backup ./{name} s3://backups/sizes/{name}"));
+        assert!(told[0].contains(says), "{told:?}");
+        bed.lines(&format!("restore s3://backups/sizes/{name} ./{name}-again"));
+        let again = File::open(bed.path(&format!("{name}-again"))).expect("is there");
+        assert_eq!(again.metadata().expect("stat").len(), bytes);
+        let mut end = [0];
+        if bytes > 0 {
+            again.read_exact_at(&mut end, bytes - 1).expect("reads");
+            assert_eq!(end, *b"e");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_there_is_replaced_whole_or_keeps_the_size_that_was_made_for_it() {
     let bed = Bed::with_disk().await;
     let disk = bed.path("disk.img").display().to_string();

@@ -23,12 +23,14 @@ pub(crate) fn describe_commit(commit: &Commit) -> String {
         .filter(|(bytes, ..)| *bytes > 0)
         .map(|(_, bytes, what)| format!("{bytes} {what}"))
         .collect();
-    format!(
-        "{} backed up: {}; {} sent",
-        Bytes(commit.volume_bytes),
-        told.join(", "),
-        Bytes(statistics.sent_bytes),
-    )
+    let parts = if told.is_empty() {
+        // Of an empty volume.
+        String::new()
+    } else {
+        format!(": {}", told.join(", "))
+    };
+    let (volume, sent) = (Bytes(commit.volume_bytes), Bytes(statistics.sent_bytes));
+    format!("{volume} backed up{parts}; {sent} sent")
 }
 
 /// What was new in a backup, and what became of it: `2.0 MiB (compressed to 1.0 MiB)`.
