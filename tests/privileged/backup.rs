@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     os::unix::fs::{FileExt, MetadataExt},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     thread,
 };
