@@ -1,9 +1,9 @@
-//! What the index of known chunks really allocates: a test binary of its own, because it counts
-//! every allocation of the process.
+//! What the index of known chunks really allocates: a test binary of its own, because its allocator
+//! counts.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
-    sync::atomic::{AtomicUsize, Ordering},
+    cell::Cell,
 };
 
 use ringback_datapath::{
@@ -15,15 +15,24 @@ use ringback_datapath::{
     index::DedupeIndex,
 };
 
-/// Counts bytes that are allocated, and the most that ever were since it was told to begin.
+/// Counts the bytes that a thread allocates, and the most that they ever were since it was told to begin. What
+/// runs the tests allocates in another thread.
 struct Counting;
 
-static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    /// Below zero when it freed what another one allocated.
+    static ALLOCATED: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
+}
 
 fn add(bytes: usize) {
-    let now = ALLOCATED.fetch_add(bytes, Ordering::SeqCst) + bytes;
-    PEAK.fetch_max(now, Ordering::SeqCst);
+    let now = ALLOCATED.get() + bytes.cast_signed();
+    ALLOCATED.set(now);
+    PEAK.set(PEAK.get().max(now));
+}
+
+fn subtract(bytes: usize) {
+    ALLOCATED.set(ALLOCATED.get() - bytes.cast_signed());
 }
 
 // SAFETY: all is done by the system's allocator; `realloc` is left to the trait, which makes an
@@ -42,7 +51,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        ALLOCATED.fetch_sub(layout.size(), Ordering::SeqCst);
+        subtract(layout.size());
         // SAFETY: as above.
         unsafe { System.dealloc(pointer, layout) }
     }
@@ -58,8 +67,8 @@ const PER_PACK: u32 = 511;
 /// Fills an index of this bound with so many chunks; how many it took, and the most that was
 /// allocated for it at any time.
 fn fill(memory_bytes: usize, chunks: u32, packs: &[PackName]) -> (usize, usize) {
-    let before = ALLOCATED.load(Ordering::SeqCst);
-    PEAK.store(before, Ordering::SeqCst);
+    let before = ALLOCATED.get();
+    PEAK.set(before);
     let mut index = DedupeIndex::new(memory_bytes);
     for number in 0..chunks {
         let (pack, ordinal) = (number / PER_PACK, number % PER_PACK);
@@ -71,12 +80,11 @@ fn fill(memory_bytes: usize, chunks: u32, packs: &[PackName]) -> (usize, usize) 
         };
         index.insert(&Hashing::PLAIN.chunk_id(&number.to_le_bytes()), place);
     }
-    let peak = PEAK.load(Ordering::SeqCst) - before;
-    assert_eq!(ALLOCATED.load(Ordering::SeqCst) - before, index.bytes());
-    (index.len(), peak)
+    let since = |bytes: isize| usize::try_from(bytes - before).expect("no less than before");
+    assert_eq!(since(ALLOCATED.get()), index.bytes());
+    (index.len(), since(PEAK.get()))
 }
 
-/// One test, for others would allocate meanwhile.
 #[test]
 fn it_allocates_what_it_says_and_never_more_than_its_bound() {
     let session = SessionId([1; 8]);
