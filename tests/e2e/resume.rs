@@ -52,8 +52,7 @@ fn whole_packs_bytes(objects: &Objects) -> u64 {
 /// Waits until the store has dropped what came in half.
 async fn is_idle(store: &Store) {
     wait_for("the store's rest", async || {
-        let operations = store.endpoint.counters().operations;
-        operations.values().all(|it| it.active == 0).then_some(())
+        store.endpoint.counters().is_idle().then_some(())
     })
     .await;
 }

@@ -77,6 +77,8 @@ fn a_sparse_20_gib_volume_with_3_gib_of_data_comes_back_and_the_daemon_stays_und
     let (original, restored) = (allocated("data"), allocated("again"));
     println!("allocated: {original} bytes before, {restored} after");
     assert!(restored <= original + MIB, "{original} {restored}");
+    daemon.ringback(&["lv", "remove", "data"]);
+    daemon.ringback(&["lv", "remove", "again"]);
 }
 
 /// What the kernel counted over one backup.
@@ -135,6 +137,7 @@ fn count(datapath: &str) -> Counted {
     };
     assert!(status.success(), "{}", daemon.log());
     let after = (proc_number(&io, "read_bytes:"), proc_number(&io, "rchar:"));
+    daemon.ringback(&["lv", "remove", "data"]);
     Counted {
         mapped_bytes,
         read_bytes: after.0 - before.0,
@@ -203,4 +206,6 @@ fn assert_comes_back(datapath: &str, user: User, log_says: &str) {
     assert_eq!(sha256(&daemon.path_of("again")), sha256(&source));
     let log = daemon.log();
     assert!(log.contains(log_says), "{log}");
+    daemon.ringback(&["lv", "remove", "data"]);
+    daemon.ringback(&["lv", "remove", "again"]);
 }

@@ -52,6 +52,12 @@ impl Counters {
             .map_or(0, |counters| counters.active_max)
     }
 
+    /// Whether no request was under way.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.operations.values().all(|it| it.active == 0)
+    }
+
     /// How often this fault was injected.
     #[must_use]
     pub fn faults(&self, fault: Fault) -> u64 {
@@ -148,5 +154,8 @@ mod tests {
             }
         );
         assert_eq!(counters.requests("PutObject"), 0);
+        assert!(counters.is_idle());
+        ledger.begin("GetObject");
+        assert!(!ledger.snapshot().is_idle());
     }
 }

@@ -92,12 +92,8 @@ impl Bed {
 
     /// Waits until the store has taken or dropped what a stopped backup had under way.
     pub(crate) async fn store_is_idle(&self) {
-        let is_idle = || {
-            let operations = self.endpoint.counters().operations;
-            operations.values().all(|it| it.active == 0)
-        };
         let waited = async {
-            while !is_idle() {
+            while !self.endpoint.counters().is_idle() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
